@@ -1,0 +1,237 @@
+"""从全书收集出来的几样东西：坑的索引、执行状态、各章用时、术语表里每个词的出处。
+
+- ``{pitfall-index}``：每一个带 ``pitfall`` 类的提示框，按目录顺序，附链接。
+- ``{execution-status}``：每个笔记本的执行结果与耗时；``{environment-status}``：这次建书的机器与各包的版本。
+- ``{chapter-times}``：各章读完与跑完各要多久，首页用。
+- 术语表（Sphinx 的 ``{glossary}``）：解释里的第一个章节链接就是讲这个词的那一章，交给搜索页排序用。
+"""
+
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from myst_nb.sphinx_ import NbMetadataCollector
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
+from sphinx.util.nodes import make_refnode
+
+
+class placeholder(nodes.General, nodes.Element):
+    """占位：全书读完之后才知道填什么。"""
+
+
+def placeholder_directive(kind):
+    class Placeholder(Directive):
+        def run(self):
+            return [placeholder(kind=kind)]
+
+    return Placeholder
+
+
+def docs_in_order(env):
+    """目录里的顺序（深度优先）。"""
+    order, stack = [], [env.config.root_doc]
+    while stack:
+        name = stack.pop()
+        if name not in order:
+            order.append(name)
+            stack.extend(reversed(env.toctree_includes.get(name, [])))
+    return order
+
+
+def reading_minutes(doctree) -> int:
+    """读完大约要几分钟：每分钟 300 个汉字或 10 行代码，取整到 5 分钟。"""
+    code = list(doctree.findall(nodes.literal_block))
+    lines = sum(
+        len(block.astext().splitlines()) for block in code if "output" not in block.parent.get("classes", [])
+    )
+    characters = len(re.findall(r"[一-鿿]", doctree.astext()))
+    return max(5, 5 * round((characters / 300 + lines / 10) / 5))
+
+
+def collect(app, doctree):
+    env, docname = app.env, app.env.docname
+    found = []
+    for node in doctree.findall(nodes.Admonition):
+        if "pitfall" in node.get("classes", []):
+            title = next(iter(node.findall(nodes.title)), None)
+            if not node["ids"]:
+                node["ids"].append(f"pitfall-{len(found) + 1}")
+            found.append((node["ids"][-1], title.astext() if title else "（无题）"))
+    env.pitfalls = {**getattr(env, "pitfalls", {}), docname: found}
+    homes = {k: v for k, v in getattr(env, "glossary_homes", {}).items() if v[0] != docname}
+    for item in doctree.findall(nodes.definition_list_item):
+        if "glossary" not in item.parent.get("classes", []):
+            continue
+        home = next((x["reftarget"] for x in item.findall(pending_xref) if x.get("reftype") == "doc"), None)
+        if home is None:
+            continue
+        home = os.path.normpath(os.path.join(os.path.dirname(docname), home)).replace(os.sep, "/")
+        for term in item.findall(nodes.term):
+            homes[re.sub(r"\s+", " ", term.astext()).strip().lower()] = (docname, home)
+    env.glossary_homes = homes
+    env.reading = {**getattr(env, "reading", {}), docname: reading_minutes(doctree)}
+    env.indexed_pages = getattr(env, "indexed_pages", set()) - {docname}
+    if any(True for _ in doctree.findall(placeholder)):
+        env.indexed_pages.add(docname)
+
+
+def purge(app, env, docname):
+    getattr(env, "pitfalls", {}).pop(docname, None)
+    getattr(env, "indexed_pages", set()).discard(docname)
+
+
+def rewrite(app, env):
+    """索引页依赖全书，每次都重写。"""
+    return sorted(getattr(env, "indexed_pages", set()))
+
+
+def table(header, rows, classes=()):
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=1) for _ in header]
+    head, body = nodes.thead(), nodes.tbody()
+    for target, lines in ((head, [header]), (body, rows)):
+        for line in lines:
+            row = nodes.row()
+            for cell in line:
+                inside = cell if isinstance(cell, nodes.Node) else nodes.Text(str(cell))
+                row += nodes.entry("", nodes.paragraph("", "", inside))
+            target += row
+    group += [head, body]
+    return nodes.table("", group, classes=list(classes))
+
+
+def processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        name = re.search(r"model name\s*:\s*(.+)", text)
+        return name.group(1).strip() if name else platform.processor() or platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def vector_instructions() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "未知"
+    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
+    known = ["sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "neon", "asimd", "asimddp"]
+    have = set(flags.group(1).split()) if flags else set()
+    return "、".join(name for name in known if name in have) or "无"
+
+
+def requirement_names(root):
+    lines = (Path(root) / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    names = [re.match(r"[A-Za-z0-9_.-]+", line.strip()) for line in lines]
+    return [m.group(0) for m in names if m and not m.group(0).startswith("-")]
+
+
+class FillPlaceholders(SphinxPostTransform):
+    default_priority = 5
+
+    def run(self, **kwargs):
+        for node in list(self.document.findall(placeholder)):
+            node.replace_self(getattr(self, "fill_" + node["kind"])())
+
+    def link(self, docname, text, anchor=""):
+        inner = nodes.inline("", text)
+        return make_refnode(self.app.builder, self.env.docname, docname, anchor, inner)
+
+    def title(self, docname):
+        return self.env.titles[docname].astext() if docname in self.env.titles else docname
+
+    def fill_pitfalls(self):
+        result = []
+        for docname in docs_in_order(self.env):
+            found = self.env.pitfalls.get(docname)
+            if not found:
+                continue
+            result.append(
+                nodes.paragraph("", "", self.link(docname, self.title(docname)), classes=["pitfall-doc"])
+            )
+            items = nodes.bullet_list(classes=["pitfall-list"])
+            for anchor, title in found:
+                text = re.sub(r"^坑[:：]\s*", "", title)
+                items += nodes.list_item("", nodes.paragraph("", "", self.link(docname, text, anchor)))
+            result.append(items)
+        count = sum(len(self.env.pitfalls.get(name, ())) for name in docs_in_order(self.env))
+        return [nodes.paragraph("", f"全书共 {count} 个坑，每一个都在所在的章节里当场演示。"), *result]
+
+    def fill_execution(self):
+        rows, total = [], 0.0
+        for docname in docs_in_order(self.env):
+            data = NbMetadataCollector.get_exec_data(self.env, docname)
+            if not data:
+                continue
+            runtime = data.get("runtime")
+            total += runtime or 0.0
+            how = {"force": "现场执行", "cache": "取自缓存", "auto": "现场执行", "inline": "现场执行"}
+            rows.append(
+                [
+                    self.link(docname, self.title(docname)),
+                    "通过" if data["succeeded"] else "失败",
+                    "—" if runtime is None else f"{runtime:.1f}",
+                    how.get(data["method"], data["method"]),
+                    time.strftime("%Y-%m-%d %H:%M", time.localtime(data["mtime"])),
+                ]
+            )
+        rows.append([f"合计 {len(rows)} 个", "", f"{total:.1f}", "", ""])
+        return [table(["章节", "结果", "耗时（秒）", "方式", "执行时间"], rows, ["exec-status"])]
+
+    def fill_chapters(self):
+        rows = []
+        for docname in docs_in_order(self.env):
+            data = NbMetadataCollector.get_exec_data(self.env, docname)
+            if not data or docname == self.env.config.root_doc:
+                continue
+            runtime = "—" if data.get("runtime") is None else f"{data['runtime']:.0f} 秒"
+            reading = f"{self.env.reading.get(docname, 5)} 分钟"
+            rows.append([self.link(docname, self.title(docname)), reading, runtime])
+        return [table(["章", "读完约需", "运行一遍"], rows, ["chapter-times"])]
+
+    def fill_environment(self):
+        rows = [
+            ["操作系统", f"{platform.system()} {platform.machine()}"],
+            ["处理器", processor()],
+            [
+                "可用核数",
+                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            ],
+            ["向量指令", vector_instructions()],
+            ["Python", platform.python_version()],
+        ]
+        for name in requirement_names(self.app.srcdir):
+            try:
+                rows.append([name, importlib.metadata.version(name)])
+            except importlib.metadata.PackageNotFoundError:
+                rows.append([name, "未安装"])
+        return [table(["项目", "版本"], rows, ["env-status"])]
+
+
+def simplify_homes(app, env):
+    """给搜索页的是「词 → 页名」，收集时还带着词在哪一页定义。"""
+    app.glossary_homes = {term: home for term, (_, home) in getattr(env, "glossary_homes", {}).items()}
+    return []
+
+
+def setup(app):
+    app.add_node(placeholder)
+    for kind, name in (
+        ("pitfalls", "pitfall-index"),
+        ("execution", "execution-status"),
+        ("environment", "environment-status"),
+        ("chapters", "chapter-times"),
+    ):
+        app.add_directive(name, placeholder_directive(kind))
+    app.connect("doctree-read", collect)
+    app.connect("env-purge-doc", purge)
+    app.connect("env-updated", rewrite)
+    app.connect("env-updated", simplify_homes)
+    app.add_post_transform(FillPlaceholders)
+    return {"parallel_read_safe": False, "parallel_write_safe": True}

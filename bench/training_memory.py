@@ -1,0 +1,86 @@
+"""训练的内存与语料大小无关：100 个文件与 10 000 个文件，峰值内存并排。
+
+用法：``python -m bench.training_memory [--files 100 10000]``。在临时文件夹里造出语料，各训练一小段
+（另开进程），读主进程与工作进程的峰值常驻内存；对照一列是语料本身的大小。
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+SECONDS = 4.0
+RATE = 16000
+STEPS = 20
+
+
+def make_corpus(root: Path, files: int) -> int:
+    """一半语音一半噪声，每个 ``SECONDS`` 秒；返回总字节数。"""
+    wave = np.random.default_rng(0).normal(0, 0.1, int(SECONDS * RATE))
+    first = root / "first.wav"
+    root.mkdir(parents=True)
+    soundfile.write(first, wave, RATE)
+    blob = first.read_bytes()
+    first.unlink()
+    for number in range(files // 2):
+        # 各写各的：硬链接会被认出是同一个文件
+        for kind in (f"speech/spk{number % 50:03d}", "noise"):
+            folder = root / kind
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number:06d}.wav").write_bytes(blob)
+    return files // 2 * 2 * len(blob)
+
+
+def measure(root: Path, workers: int) -> dict:
+    """另开一个进程训练，返回它与它的工作进程的峰值内存（MB）。"""
+    code = [sys.executable, "-m", "bench.training_memory", "--child", str(root), "--workers", str(workers)]
+    result = subprocess.run(code, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"训练失败：{result.stderr[-2000:]}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def child(root: Path, workers: int) -> None:
+    import torch
+
+    from lstm_lib.training import engine, sources
+
+    torch.set_num_threads(1)
+    data = sources.Sources(speech=[root / "speech"], noise=[root / "noise"])
+    settings = engine.Settings(epochs=1, steps=STEPS, batch=16, seconds=2.0, valid_segments=32)
+    engine.train(data, settings, root / "run", "cpu", workers=workers, tensorboard="off", say=lambda *_: None)
+    peak = {
+        who: resource.getrusage(getattr(resource, f"RUSAGE_{who}")).ru_maxrss for who in ("SELF", "CHILDREN")
+    }
+    scale = 1024 if sys.platform != "darwin" else 1024 * 1024  # Linux 以 KB 计，macOS 以字节计
+    print(json.dumps({who: value / scale for who, value in peak.items()}))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, nargs="+", default=[100, 10_000], help="各用多少个文件")
+    parser.add_argument("--workers", type=int, default=1, help="工作进程数")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(Path(args.child), args.workers)
+        return
+    from lstm_lib.tables import Table
+
+    rows = []
+    for files in args.files:
+        with tempfile.TemporaryDirectory() as folder:
+            size = make_corpus(Path(folder) / "corpus", files)
+            peak = measure(Path(folder) / "corpus", args.workers)
+        rows.append([files, size / 1e6, round(peak["SELF"]), round(peak["CHILDREN"])])
+    print(Table(["文件数", "语料 (MB)", "主进程峰值 (MB)", "工作进程峰值 (MB)"], rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+from lstm_lib.cli import main
+
+raise SystemExit(main())

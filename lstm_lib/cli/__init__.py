@@ -1,0 +1,70 @@
+"""命令行：每个子命令一个模块，提供 ``add_parser(subparsers)`` 与 ``run(args)``。"""
+
+import argparse
+import importlib
+import pkgutil
+import re
+import sys
+
+# argparse 的报错只有英文，逐条换成中文
+ARGPARSE_MESSAGES = (
+    (r"the following arguments are required: (.*)", r"缺少参数：\1"),
+    (r"unrecognized arguments: (.*)", r"不认识的参数：\1"),
+    (r"ambiguous option: (.*) could match (.*)", r"选项 \1 不明确，可能是 \2"),
+    (r"argument (.*): invalid choice: (.*) \(choose from (.*)\)", r"\1 不能是 \2；可选：\3"),
+    (r"argument (.*): expected (?:one|at least one) argument", r"\1 后面要跟一个值"),
+    (r"argument (.*): expected (\d+) arguments", r"\1 后面要跟 \2 个值"),
+    (r"argument (.*): invalid int value: (.*)", r"\1 要的是整数，不能是 \2"),
+    (r"argument (.*): invalid float value: (.*)", r"\1 要的是数，不能是 \2"),
+    (r"argument (.*): invalid \S+ value: (.*)", r"\1 的值不对：\2"),
+    (r"argument (.*): not allowed with argument (.*)", r"\1 不能与 \2 同时用"),
+    (r"argument (.*): ignored explicit argument (.*)", r"\1 后面不该有值：\2"),
+    (r"argument (.*?): (.*)", r"\1：\2"),
+)
+
+
+class UserError(Exception):
+    """使用者能改正的错误；消息直接给人看，指明文件或参数以及怎么办。"""
+
+
+class ChineseHelpFormatter(argparse.RawDescriptionHelpFormatter):
+    def add_usage(self, usage, actions, groups, prefix=None):
+        super().add_usage(usage, actions, groups, "用法：" if prefix is None else prefix)
+
+
+class ChineseParser(argparse.ArgumentParser):
+    """帮助与报错都用中文的参数解析器。"""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("formatter_class", ChineseHelpFormatter)
+        super().__init__(*args, add_help=False, **kwargs)
+        self._positionals.title = "位置参数"
+        self._optionals.title = "选项"
+        self.add_argument("-h", "--help", action="help", help="显示本帮助并退出")
+
+    def error(self, message):
+        for pattern, chinese in ARGPARSE_MESSAGES:
+            if re.fullmatch(pattern, message, re.DOTALL):
+                message = re.sub(pattern, chinese, message, flags=re.DOTALL)
+                break
+        self.print_usage(sys.stderr)
+        self.exit(2, f"错误：{message}\n用 {self.prog} --help 看用法。\n")
+
+
+def main(argv=None) -> int:
+    """入口；返回退出码：0 成功，1 使用者能改正的错误，2 参数写错。"""
+    parser = ChineseParser(prog="python -m lstm_lib", description="《LSTM 实现与优化》的命令行工具")
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="命令", required=True, parser_class=ChineseParser
+    )
+    for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        importlib.import_module(f"{__name__}.{info.name}").add_parser(subparsers)
+    args = parser.parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except UserError as error:
+        print(f"错误：{error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("已中断。", file=sys.stderr)
+        return 130

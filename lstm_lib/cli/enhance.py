@@ -1,0 +1,298 @@
+"""python -m lstm_lib enhance：增强一个声音文件，边读边算边写，内存与文件长短无关。"""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lstm_lib.cli import UserError
+from lstm_lib.files import REASONS, atomic_path, os_reason
+
+BLOCK = 16384  # 每次读的样点数；多大都不影响结果
+FORMATS = {
+    ".wav": "WAV",
+    ".flac": "FLAC",
+    ".ogg": "OGG",
+    ".aiff": "AIFF",
+    ".aif": "AIFF",
+    ".w64": "W64",
+    ".rf64": "RF64",
+    ".caf": "CAF",
+}
+# 可以照搬给输出的样点类型；别的（mp3、ADPCM 等）换成输出格式自己的默认类型
+KEPT_SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
+NEAREST_SUBTYPE = {
+    "PCM_U8": "PCM_S8",
+    "PCM_S8": "PCM_U8",
+    "PCM_32": "PCM_24",
+    "FLOAT": "PCM_24",
+    "DOUBLE": "PCM_24",
+}
+BYTES = {
+    "PCM_S8": 1,
+    "PCM_U8": 1,
+    "ULAW": 1,
+    "ALAW": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+}
+DISK_FULL = "输出写到一半写不下去了，多半是磁盘满了；请腾出空间或换一个位置。"
+RIFF_LIMIT = 0xFFFF0000  # 普通 wav 的长度字段只有 32 位
+DESCRIPTION = """\
+增强一个声音文件：用本书训练的网络压低噪声。
+
+输入：wav、flac、ogg 等，任意采样率、任意声道数、任意长度。网络在 16 kHz 上工作，别的采样率会先转换、
+做完再转回来（8 kHz 以上的成分因此没有了）；多声道逐个声道处理。输出与输入一样长，采样率、声道数不变，
+样点类型（16 位、24 位、浮点……）只要输出格式支持也不变。
+输出文件要么完整出现，要么不出现；中途按 Ctrl-C 或出错时，原来的同名文件原样不动。
+
+没有 --model 时用本书自带语料训练的网络；第一次用时先训练一次（约两分钟），以后直接用缓存。"""
+
+EPILOG = """\
+例子：
+  python -m lstm_lib enhance 带噪.wav 增强.wav
+  python -m lstm_lib enhance 会议.flac 会议_增强.flac --engine onnxruntime
+
+退出码：0 成功；1 文件或参数有问题，错误信息会说明怎么办；2 命令行写错；130 被 Ctrl-C 中断。"""
+
+
+@dataclass
+class Tally:
+    """一路走一路记的账，最后报告给使用者。"""
+
+    frames: int = 0
+    clipped: int = 0
+    peak: float = 0.0
+
+
+def add_parser(subparsers):
+    from lstm_lib.engines import ENGINES
+
+    parser = subparsers.add_parser(
+        "enhance", help="增强一个声音文件（流式，长文件不多占内存）", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("input", metavar="输入", help="带噪的声音文件")
+    parser.add_argument(
+        "output", metavar="输出", help=f"增强后的文件，已存在则覆盖；格式由扩展名定：{' '.join(FORMATS)}"
+    )
+    parser.add_argument(
+        "--model", metavar="检查点", help="自己训练的网络：train 的输出文件夹或其中的检查点；默认用本书的网络"
+    )
+    parser.add_argument(
+        "--engine",
+        metavar="引擎",
+        choices=ENGINES,
+        default="numpy",
+        help=f"用什么算 LSTM，结果相同、快慢不同：{'、'.join(ENGINES)}（默认 numpy，即本书手写的）",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="不显示进度条和总结，只报错误")
+    parser.set_defaults(run=run)
+
+
+def run(args) -> int:
+    from lstm_lib.audio import AudioError, open_audio
+
+    source_path, target_path = Path(args.input), Path(args.output)
+    started = time.perf_counter()
+    try:
+        check_paths(source_path, target_path)
+        with open_audio(source_path) as source, terminate_cleanly():
+            if source.frames == 0:
+                raise UserError(f"{source_path} 里一个样点也没有（时长为 0）；请换一个有声音的文件。")
+            with new_audio(target_path, source) as sink:
+                step = load_step(args.model, args.engine, quiet=args.quiet)
+                started = time.perf_counter()  # 训练与加载不算在处理用时里
+                tally = enhance_blocks(source, sink, step, source_path, quiet=args.quiet)
+            missing = missing_bytes(source)
+            rate, channels, expected, subtype = (
+                source.samplerate,
+                source.channels,
+                source.frames,
+                sink.subtype,
+            )
+    except AudioError as error:
+        raise UserError(str(error)) from error
+    except OSError as error:  # 没有 errno 的是本书自己写的消息，已经是完整的话
+        raise UserError(os_reason(error) + ("；请换一个路径。" if error.errno else "")) from error
+    if missing or tally.frames != expected:
+        warn(f"{source_path} 比文件头说的短，多半是录制或下载中断了；只处理了读到的 {tally.frames} 个样点。")
+    if tally.clipped:
+        warn(
+            f"{target_path} 有 {tally.clipped} 个样点超过满幅（峰值 {tally.peak:.2f}），"
+            f"写成 {subtype} 时被削平；请先把输入调小，或把输入存成浮点 wav 再增强成 wav。"
+        )
+    if not args.quiet:
+        seconds, used = tally.frames / rate, time.perf_counter() - started
+        print(
+            f"已写出 {target_path}：{rate} Hz，{channels} 声道，{seconds:.2f} 秒；"
+            f"用时 {used:.2f} 秒，实时率 {used / seconds:.3f}"
+        )
+    return 0
+
+
+def check_paths(source: Path, target: Path) -> None:
+    """动手之前先把说得清的错都查出来。"""
+    if target.suffix.lower() not in FORMATS:
+        what = f"不认识扩展名“{target.suffix}”" if target.suffix else "文件名没有扩展名，不知道用什么格式"
+        raise UserError(f"不会写 {target}：{what}；请改用 {'、'.join(FORMATS)} 之一。")
+    if target.is_dir():
+        raise UserError(
+            f"输出 {target} 是一个已有的文件夹；请给出文件名，例如 {target / ('增强' + target.suffix)}。"
+        )
+    if target.exists() and source.exists() and os.path.samefile(source, target):
+        raise UserError(f"输入与输出是同一个文件 {target}；为免毁掉原来的录音，请给输出换一个名字。")
+
+
+def output_format(path: Path, source) -> tuple[str, str]:
+    """按扩展名与输入的样点类型决定输出的（容器格式，样点类型）。"""
+    import soundfile
+
+    container = FORMATS[path.suffix.lower()]
+    subtype = soundfile.default_subtype(container)
+    for candidate in (source.subtype, NEAREST_SUBTYPE.get(source.subtype)):
+        if candidate in KEPT_SUBTYPES and soundfile.check_format(container, candidate):
+            subtype = candidate
+            break
+    if container == "WAV":
+        if source.format in {"WAVEX", "RF64"}:
+            container = source.format
+        elif source.frames * source.channels * BYTES.get(subtype, 8) > RIFF_LIMIT:
+            container = "RF64"  # 超过 4 GB 的 wav 用它的 64 位版本
+    return container, subtype
+
+
+def missing_bytes(source) -> bool:
+    """wav 文件头声称的数据比实际多，即文件被截断。
+
+    libsndfile 会悄悄按实际长度读，只在日志里留一笔；长度写成 32 位最大值的是管道里来的 wav，不算。
+    """
+    match = re.search(r"^data : (\d+) \(should be (\d+)\)", source.extra_info, re.MULTILINE)
+    return match is not None and int(match[2]) < int(match[1]) < RIFF_LIMIT
+
+
+@contextlib.contextmanager
+def new_audio(path: Path, source):
+    """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
+    import soundfile
+
+    path = path.resolve()  # 输出是符号链接时，写它指向的文件
+    container, subtype = output_format(path, source)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(atomic_path(path))
+        except OSError as error:
+            raise UserError(
+                f"写不了 {path}：{REASONS.get(error.errno, error.strerror)}；请换一个能写的文件夹或文件名。"
+            ) from error
+        try:
+            sink = soundfile.SoundFile(
+                temporary, "w", source.samplerate, source.channels, subtype=subtype, format=container
+            )
+        except soundfile.SoundFileError as error:
+            raise UserError(
+                f"{path.suffix} 格式存不下 {source.channels} 声道、{source.samplerate} Hz 的声音；"
+                f"请把输出改成 .wav。底层的说法：{error}"
+            ) from error
+        try:
+            with sink:
+                yield sink
+        except soundfile.SoundFileError as error:  # 收尾写文件头时才发现写不下
+            raise UserError(DISK_FULL) from error
+
+
+def load_step(model, engine, quiet):
+    """取得掩蔽函数：默认网络没有训练过就当场训练，并说明在做什么。"""
+    from lstm_lib import irm
+    from lstm_lib.engines import mask_step
+
+    if model is not None:
+        from lstm_lib.training import checkpoint
+
+        try:
+            network = checkpoint.load_network(model)
+        except (OSError, ValueError) as error:
+            raise UserError(str(error)) from error
+    else:
+        network = irm.load_trained(progress=not quiet)
+    try:
+        return mask_step(network, engine)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"引擎 {engine} 用不起来：{error}；请改用 --engine numpy。") from error
+
+
+def enhance_blocks(source, sink, step, path, quiet) -> Tally:
+    """读一块、算一块、写一块；内存里始终只有一块。"""
+    import soundfile
+    import torch
+    from tqdm import tqdm
+
+    from lstm_lib.audio import AudioError, check_samples
+    from lstm_lib.streaming import AnyRateEnhancer
+
+    torch.set_flush_denormal(True)  # 数字静音时不让非规格化数拖慢运算
+    enhancer = AnyRateEnhancer(step, source.samplerate, source.channels)
+    tally = Tally()
+    layout = "增强 {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} 秒 [{elapsed}<{remaining}]"
+    scale = 1 / source.samplerate  # 进度条按秒显示，按样点数，免得零头累加
+    with tqdm(total=source.frames, unit_scale=scale, bar_format=layout, disable=quiet) as bar:
+        while True:
+            try:
+                block = source.read(BLOCK, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise AudioError(
+                    f"{path} 读到第 {tally.frames} 个样点时出错，文件可能损坏或被截断；"
+                    f"请重新导出或下载。底层的说法：{error}"
+                ) from error
+            if len(block) == 0:
+                break
+            check_samples(block, path, start=tally.frames)
+            tally.frames += len(block)
+            write(sink, enhancer.process(block), tally)
+            bar.update(len(block))
+        write(sink, enhancer.flush(), tally)
+    return tally
+
+
+def write(sink, block, tally) -> None:
+    """写一块，并数一数会被削平的样点（浮点格式不削）。"""
+    import soundfile
+
+    if sink.subtype not in {"FLOAT", "DOUBLE"} and block.size:
+        magnitude = np.abs(block)
+        tally.peak = max(tally.peak, float(magnitude.max()))
+        tally.clipped += int(np.count_nonzero(magnitude > 1))
+    try:
+        sink.write(block)
+    except (soundfile.SoundFileError, AssertionError) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
+        raise UserError(DISK_FULL) from error
+
+
+@contextlib.contextmanager
+def terminate_cleanly():
+    """被 ``kill`` 时像 Ctrl-C 一样收尾：删掉写了一半的临时文件再退出。"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_):
+        raise SystemExit(143)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def warn(text: str) -> None:
+    print(f"注意：{text}", file=sys.stderr)

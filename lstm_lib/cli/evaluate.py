@@ -1,0 +1,135 @@
+"""python -m lstm_lib evaluate：在成对的文件夹上给网络打分，旁边放上经典方法与理想掩蔽。"""
+
+import os
+import sys
+from pathlib import Path
+
+from lstm_lib.cli import UserError
+from lstm_lib.cli.train import positive, share
+from lstm_lib.files import os_reason
+
+DESCRIPTION = """\
+在成对的（纯净、带噪）文件夹上打分：SI-SDR、STOI，装了 pesq 包还有 PESQ。
+
+表里依次是：不处理的带噪语音（下限）、几种经典方法、网络、理想掩蔽（同一种掩蔽能到的上限）。
+文件按名字配对，任意采样率、声道数；读不了的、没有语音的跳过，并报告。"""
+
+EPILOG = """\
+例子：
+  python -m lstm_lib evaluate --paired clean_testset_wav noisy_testset_wav --model 训练结果 --csv 得分.csv
+  python -m lstm_lib evaluate --data VoiceBank根目录 --model 训练结果
+
+退出码：0 成功；1 数据或参数有问题，错误信息会说明怎么办；2 命令行写错；130 被 Ctrl-C 中断。"""
+
+
+def add_parser(subparsers):
+    parser = subparsers.add_parser(
+        "evaluate", help="在成对的文件夹上给网络打分", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument(
+        "--paired", metavar=("纯净", "带噪"), nargs=2, action="append", default=[],
+        help="成对的两个文件夹，按文件名配对；可以写几次",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", metavar="文件夹", nargs="+", default=[], help="认得的数据集的根，用其中的测试集"
+    )
+    parser.add_argument(
+        "--model", metavar="检查点", help="train 的输出文件夹或其中的检查点；默认用书中的网络"
+    )
+    parser.add_argument("--csv", metavar="文件", help="把平均分与逐文件的得分写成 CSV")
+    parser.add_argument("--no-pesq", action="store_true", help="不算 PESQ（它最慢）")
+    parser.add_argument(
+        "--workers", metavar="个数", type=positive, default=min(8, os.cpu_count() or 1),
+        help="几个进程一起算（默认看核数，至多 8）",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-bad", metavar="份额", type=share, default=0.05,
+        help="不能用的文件跳过，超过这个份额就停下（默认 0.05）",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args) -> int:
+    from lstm_lib.training import evaluation
+
+    try:
+        pairs = find_pairs(args)
+        measures = [m for m in evaluation.available_measures() if m != "pesq" or not args.no_pesq]
+        check_model(args.model)
+        scores = evaluation.evaluate(pairs, args.model, measures, workers(args, pairs), progress(len(pairs)))
+        report(args, scores, len(pairs))
+        print(evaluation.table(scores))
+        explain(scores)
+        if args.csv:
+            evaluation.write_csv(args.csv, scores)
+            print(f"已写出 {args.csv}")
+    except OSError as error:
+        raise UserError(os_reason(error)) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return 0
+
+
+def find_pairs(args):
+    """命令行给的文件夹 → 配好的文件对。"""
+    from lstm_lib.training import known, sources
+
+    roots = [tuple(map(Path, pair)) for pair in args.paired]
+    for root in map(Path, args.data):
+        found = [p for each in known.recognise(root) for p in each.pairs("test")] if root.is_dir() else []
+        if not found:
+            raise UserError(f"--data {root}：没有找到认得的测试集；请用 --paired 给出纯净与带噪两个文件夹。")
+        roots += found
+    if not roots:
+        raise UserError("没有给数据；请给 --paired 纯净 带噪，或 --data 数据集的根。")
+    data = sources.Sources(max_bad=args.max_bad)
+    bad = []
+    pairs = [pair for clean, noisy in roots for pair in sources.scan_pairs(clean, noisy, data, bad)]
+    for each in bad:
+        print(f"跳过 {each.path}：{each.reason}", file=sys.stderr)
+    return pairs
+
+
+def check_model(model):
+    """先把检查点读一遍：坏了就立刻说，不必等几个进程各说一遍。"""
+    from lstm_lib import irm
+    from lstm_lib.training import checkpoint
+
+    if model is None:
+        irm.load_trained()
+    else:
+        checkpoint.load_network(model)
+
+
+def workers(args, pairs) -> int:
+    # 起一个进程要好几秒，文件少时不值得
+    return 1 if len(pairs) < 8 else args.workers
+
+
+def progress(total):
+    from tqdm import tqdm
+
+    return lambda iterator: tqdm(iterator, total=total, desc="打分", unit="对", disable=None, leave=False)
+
+
+def report(args, scores, total):
+    from lstm_lib.training.folders import check_bad
+
+    check_bad(scores.bad, len(scores.names), args.max_bad, "成对数据")
+    for each in scores.bad:
+        print(f"跳过 {each.path}：{each.reason}", file=sys.stderr)
+    print(f"{total - len(scores.bad)} 对文件的平均")
+
+
+def explain(scores):
+    """说明表里缺了什么。"""
+    import numpy as np
+
+    from lstm_lib.training.evaluation import MEASURES, NOISY, available_measures
+
+    for measure in scores.measures:
+        missing = int(np.isnan(scores.values[NOISY][measure]).sum())
+        if missing:
+            print(f"{MEASURES[measure]}：有 {missing} 对太短或没有语音，算不出，不在平均之内")
+    if "pesq" not in available_measures():
+        print("没有安装 pesq 包，所以没有 PESQ 一列；要它就 pip install pesq（需要 C 编译器）")

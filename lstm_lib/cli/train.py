@@ -1,0 +1,280 @@
+"""python -m lstm_lib train：在内置语料或自己的数据上训练书中的网络。"""
+
+import argparse
+import os
+from pathlib import Path
+
+from lstm_lib.cli import UserError
+from lstm_lib.files import os_reason
+
+DESCRIPTION = """\
+训练书中的语音增强网络。
+
+不给数据时，在内置语料上按书中的配方训练（几分钟；书里已经训练过就直接取来），存成一个 safetensors 权重文件。
+这时只认 --steps（总步数）、--batch、--lr、--clip、--seed、--document 与 --out。
+给了数据，就在自己的数据上训练：文件夹递归地找，跟随符号链接；wav、flac、ogg，任意采样率、任意声道数；
+什么也不整个装进内存，随机片段由工作进程从磁盘上现读现混。
+训练与验证按说话人、按噪声文件划分。
+
+被打断（断电、kill -9、磁盘满）以后，用同一条命令再来一次，就从最后的检查点接着训练，
+结果与没有断过的一样，最多丢一轮。"""
+
+EPILOG = """\
+例子：
+  python -m lstm_lib train --speech 语音文件夹 --noise 噪声文件夹 --out 训练结果
+  python -m lstm_lib train --data VoiceBank根目录 --out 训练结果
+  python -m lstm_lib train --data data_aishell musan --epochs 50 --workers 8
+  torchrun --nproc-per-node=4 -m lstm_lib train --data datasets_fullband --batch 64
+
+输出文件夹里有：best.safetensors（验证最好的网络，供 enhance、evaluate、export 用），last.pt、previous.pt
+（接着训练用的检查点），log.csv（每轮一行），tensorboard/（装了 tensorboard 才有），
+unreadable.txt（跳过的文件）。
+
+认得的数据集：VoiceBank-DEMAND、DNS Challenge、THCHS-30、AISHELL-1、MUSAN、ESC-50、DEMAND。
+
+退出码：0 成功；1 数据或参数有问题，错误信息会说明怎么办；2 命令行写错；130 被 Ctrl-C 中断。"""
+
+# 内置语料上能改的配方：命令行参数的名字 → 配方里的名字
+RECIPE_FIELDS = {"steps": "steps", "batch": "batch", "lr": "learning_rate", "clip": "clip", "seed": "seed"}
+OWN_DATA_ONLY = {
+    "epochs": "--epochs",
+    "seconds": "--seconds",
+    "valid_share": "--valid-share",
+    "valid_segments": "--valid-segments",
+    "speaker": "--speaker",
+    "max_bad": "--max-bad",
+    "snr": "--snr",
+    "level": "--level",
+    "init": "--init",
+    "restart": "--restart",
+    "device": "--device",
+    "amp": "--amp",
+    "workers": "--workers",
+    "tensorboard": "--tensorboard",
+}
+
+
+def add_parser(subparsers):
+    parser = subparsers.add_parser(
+        "train", help="训练网络（内置语料，或自己的数据）", description=DESCRIPTION, epilog=EPILOG
+    )
+    data = parser.add_argument_group("数据")
+    data.add_argument("--speech", metavar="文件夹", nargs="+", default=[], help="纯净语音，可以几个")
+    data.add_argument("--noise", metavar="文件夹", nargs="+", default=[], help="噪声，可以几个")
+    data.add_argument(
+        "--paired", metavar=("纯净", "带噪"), nargs=2, action="append", default=[],
+        help="已经混好的成对数据，按文件名配对；可以写几次",
+    )  # fmt: skip
+    data.add_argument(
+        "--data", metavar="文件夹", nargs="+", default=[], help="认得的数据集的根，该用哪里由程序决定"
+    )
+    data.add_argument(
+        "--valid", metavar="文件夹", nargs="+",
+        help="另给验证集：成对的“纯净 带噪”两个文件夹，或内有 clean、noisy 两个子文件夹的一个文件夹；"
+        "不给就从训练数据里分出来",
+    )  # fmt: skip
+    data.add_argument(
+        "--valid-share", metavar="份额", type=fraction, default=0.1, help="分给验证的时长份额（默认 0.1）"
+    )
+    data.add_argument(
+        "--speaker", metavar="正则", help="从相对路径里取说话人的正则，第一对括号里是说话人，如 '(spk\\d+)_'"
+    )
+    data.add_argument(
+        "--max-bad", metavar="份额", type=share, default=0.05,
+        help="读不了的文件跳过，超过这个份额就停下（默认 0.05）",
+    )  # fmt: skip
+    data.add_argument(
+        "--snr", metavar=("低", "高"), type=float, nargs=2, default=(-8.0, 15.0),
+        help="混合的信噪比范围，dB（默认 -8 15）",
+    )  # fmt: skip
+    data.add_argument(
+        "--level", metavar=("低", "高"), type=float, nargs=2, default=(-40.0, -15.0),
+        help="带噪语音的电平范围，dBFS（默认 -40 -15）",
+    )  # fmt: skip
+    course = parser.add_argument_group("训练")
+    course.add_argument(
+        "--out", metavar="路径", help="输出：自己的数据是文件夹（默认 runs/irm），内置语料是文件"
+    )
+    course.add_argument("--epochs", metavar="轮数", type=positive, default=20, help="训练几轮（默认 20）")
+    course.add_argument(
+        "--steps", metavar="步数", type=natural, default=0,
+        help="每轮几步（默认按数据多少：平均每秒声音一轮用到一次，10 到 1000 步）；内置语料上是总步数",
+    )  # fmt: skip
+    course.add_argument("--batch", metavar="段数", type=positive, default=16, help="全局每步几段（默认 16）")
+    course.add_argument(
+        "--seconds", metavar="秒", type=positive_number, default=2.0, help="每段几秒（默认 2）"
+    )
+    course.add_argument(
+        "--lr", metavar="学习率", type=positive_number, default=4e-3, help="最高学习率（默认 0.004）"
+    )
+    course.add_argument(
+        "--clip", metavar="范数", type=positive_number, default=1.0, help="梯度裁剪（默认 1）"
+    )
+    course.add_argument(
+        "--valid-segments", metavar="段数", type=positive, default=128, help="验证用几段（默认 128）"
+    )
+    course.add_argument("--seed", metavar="整数", type=natural, default=0, help="随机种子（默认 0）")
+    course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
+    course.add_argument("--document", action="store_true", help="训练 LSTM 直接接 Sigmoid 的原样网络")
+    course.add_argument("--restart", action="store_true", help="丢开输出文件夹里已有的检查点，从头训练")
+    machine = parser.add_argument_group("机器")
+    machine.add_argument(
+        "--device", metavar="设备", default="auto", help="auto（默认）、cpu、cuda、cuda:1、mps"
+    )
+    machine.add_argument(
+        "--amp", choices=("auto", "off", "bf16", "fp16"), default="auto", metavar="精度",
+        help="混合精度：auto（默认，只在 NVIDIA 显卡上用）、off、bf16、fp16",
+    )  # fmt: skip
+    machine.add_argument(
+        "--workers", metavar="个数", type=natural, help="每个训练进程几个读数据的子进程（默认看核数，至多 4）"
+    )
+    machine.add_argument(
+        "--tensorboard", choices=("auto", "on", "off"), default="auto", metavar="开关",
+        help="auto（默认，装了就写）、on（没装就报错）、off",
+    )  # fmt: skip
+    parser.set_defaults(run=run, default_of=parser.get_default)
+
+
+def positive(text):
+    value = natural(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("要大于零")
+    return value
+
+
+def natural(text):
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} 不是整数") from None
+    if value < 0:
+        raise argparse.ArgumentTypeError("不能是负数")
+    return value
+
+
+def positive_number(text):
+    value = number(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("要大于零")
+    return value
+
+
+def share(text):
+    value = number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("要在 0 与 1 之间")
+    return value
+
+
+def fraction(text):
+    value = number(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("要大于 0、小于 1")
+    return value
+
+
+def number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} 不是数") from None
+
+
+def run(args) -> int:
+    own_data = any((args.speech, args.noise, args.paired, args.data))
+    if not own_data and args.valid:
+        raise UserError(
+            "只给了 --valid，没有给训练数据；请再给 --speech 与 --noise，或 --paired，或 --data。"
+        )
+    for name, (low, high) in (("--snr", args.snr), ("--level", args.level)):
+        if not -200 < low <= high < 200:
+            raise UserError(f"{name} {low:g} {high:g}：要先低后高，且是合理的分贝数。")
+    try:
+        return train_own(args) if own_data else train_builtin(args)
+    except OSError as error:
+        raise UserError(os_reason(error)) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def train_builtin(args) -> int:
+    """内置语料：什么都不改，就是书中用的那一份网络；改了配方就当场另训练一个。"""
+    from dataclasses import replace
+
+    from lstm_lib import corpus, irm, irm_training
+
+    given = {name for name in vars(args) if getattr(args, name) != args.default_of(name)}
+    useless = [option for name, option in OWN_DATA_ONLY.items() if name in given]
+    if useless:
+        raise UserError(
+            f"{'、'.join(useless)} 只用于自己的数据，在内置语料上不起作用；"
+            "请去掉，或用 --speech 与 --noise、--paired、--data 给出数据。"
+        )
+    name = "document" if args.document else "repaired"
+    target = Path(args.out or f"irm-{name}.safetensors")
+    if target.suffix != ".safetensors":
+        raise UserError(f"--out {target}：内置语料训练的结果是一个权重文件，请用 .safetensors 作扩展名。")
+    if target.is_dir():
+        raise UserError(f"--out {target} 是一个文件夹；内置语料训练的结果是一个文件，请换个名字。")
+    changes = {field: getattr(args, name) for name, field in RECIPE_FIELDS.items() if name in given}
+    if changes:
+        if changes.get("steps") == 20:  # OneCycleLR 的升温段恰好是一步时会除以零
+            print("恰好 20 步时学习率排不出来，改为 21 步。")
+            changes["steps"] = 21
+        recipe = replace(irm_training.RECIPES[name], **changes)
+        network, history = irm_training.train(corpus.training_data(), recipe)
+    else:
+        network, history = irm.load_trained(name), irm.training_history(name)
+    irm.save(network, target, history)
+    print(f"已写出 {target}：内置语料，{history['steps']} 步，最后的损失 {history['losses'][-1][1]:.2f} dB")
+    return 0
+
+
+def train_own(args) -> int:
+    """自己的数据。"""
+    from lstm_lib.training import engine, sources
+
+    data = sources.Sources(
+        speech=args.speech,
+        noise=args.noise,
+        paired=args.paired,
+        data=args.data,
+        valid=sources.valid_pair(args.valid) if args.valid else None,
+        valid_share=args.valid_share,
+        max_bad=args.max_bad,
+        speaker=args.speaker,
+    )
+    settings = engine.Settings(
+        epochs=args.epochs,
+        steps=args.steps,
+        batch=args.batch,
+        seconds=args.seconds,
+        learning_rate=args.lr,
+        clip=args.clip,
+        snr_db=tuple(args.snr),
+        level_db=tuple(args.level),
+        valid_segments=args.valid_segments,
+        repaired=not args.document,
+        seed=args.seed,
+        init=args.init,
+    )
+    out = Path(args.out or "runs/irm")
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} 是一个文件；用自己的数据训练时，它应是一个文件夹。")
+    state = engine.train(
+        data, settings, out, args.device, args.amp, workers(args), args.restart, args.tensorboard
+    )
+    if int(os.environ.get("RANK", "0")) == 0:
+        best = max(state["history"], key=lambda row: row["valid_si_sdr"])
+        print(
+            f"最好的是第 {best['epoch']} 轮，验证 SI-SDR {best['valid_si_sdr']:.2f} dB"
+            f"（不处理 {best['noisy_si_sdr']:.2f} dB），在 {out / 'best.safetensors'}"
+        )
+    return 0
+
+
+def workers(args) -> int:
+    if args.workers is not None:
+        return args.workers
+    together = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(4, max(1, (os.cpu_count() or 1) // together - 1))

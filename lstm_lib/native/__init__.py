@@ -1,0 +1,218 @@
+"""C 内核上的 LSTM：与 :class:`lstm_lib.lstm.LSTM` 同一副面孔，float32 或 int8。
+
+>>> fast = NativeLSTM(lstm, dtype="int8")
+>>> y, (h, c) = fast(x, state)
+>>> stream = fast.stream()
+>>> y_t = stream.step(x_t)
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from lstm_lib.lstm import LSTM
+from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
+from lstm_lib.native.library import choose_level, excerpt, levels, load, load_steps
+from lstm_lib.native.pack import aligned, pack_cell, quantize_rows, split_units
+
+__all__ = [
+    "NativeBuildError",
+    "NativeLSTM",
+    "Stream",
+    "activation",
+    "excerpt",
+    "levels",
+    "load_steps",
+    "quantize_rows",
+    "split_units",
+]
+
+FLOAT32 = np.dtype(np.float32)
+INT8_COLUMNS = 2**16  # 再宽，255·127·K 就可能超出 int32
+
+
+class NativeLSTM:
+    """用 C 内核算的 LSTM：``y, (h, c) = fast(x, state)``，形状与约定同 ``LSTM``，数一律是 float32。
+
+    lstm：``LSTM``、权重文件的字节（格式见 ``layouts``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝。
+    dtype："float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）。
+    level：指令集级别，缺省取机器支持的最高一级，见 ``levels()``。
+    flags：额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用。
+    对象建好后只读：任意多个线程、任意多个流共用一份权重，计算时不占 Python 的全局锁。
+    """
+
+    def __init__(self, lstm, dtype="float32", level=None, flags=()):
+        if dtype not in ("float32", "int8"):
+            raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
+        lstm = _read(lstm)
+        config = lstm.config
+        widest = max(config.input_size, config.layer_input_size(1), config.output_size)
+        if dtype == "int8" and widest > INT8_COLUMNS:
+            raise ValueError(f"int8 内核最多 {INT8_COLUMNS} 列输入，这个 LSTM 有 {widest} 列：整数和会溢出")
+        self.config, self.dtype, self.level = config, dtype, choose_level(level)
+        self._ffi, self._lib = load(tuple(flags), self.level) if flags else load()
+        number, quantized = LEVEL_NUMBERS[self.level], dtype == "int8"
+        width = self._lib.lstm_level_width(number)
+        self.cells = [
+            pack_cell(config, lstm.parameters, layer, direction, width, quantized)
+            for layer in range(config.num_layers)
+            for direction in range(config.num_directions)
+        ]
+        structs = self._ffi.new("lstm_cell[]", [self._struct(cell) for cell in self.cells])
+        shape = (config.num_layers, config.num_directions)
+        self._net = self._ffi.new("lstm_net *", (number, quantized, *shape, structs))
+        self._keep = structs  # cffi 的结构只借用指针，要有人拿着
+
+    def __repr__(self):
+        return f"NativeLSTM({self.config}, dtype={self.dtype!r}, level={self.level!r})"
+
+    @property
+    def nbytes(self) -> int:
+        """打包后全部权重的字节数（含补零、偏置、量化步长）。"""
+        return sum(cell.nbytes for cell in self.cells)
+
+    def __call__(self, x, state=None):
+        """整段计算，返回 ``y, (h, c)``。形状不对、序列为空都抛 ``ValueError``。"""
+        config = self.config
+        x = _real(x, "输入 x")
+        if x.ndim not in (2, 3):
+            raise ValueError(f"输入 x 应是 2 维（不分批）或 3 维，得到 {x.ndim} 维 {x.shape}")
+        if x.shape[-1] != config.input_size:
+            raise ValueError(f"输入 x 的最后一维应为 input_size={config.input_size}，得到 {x.shape[-1]}")
+        unbatched, swap = x.ndim == 2, x.ndim == 3 and config.batch_first
+        x = x[:, None] if unbatched else x.swapaxes(0, 1) if swap else x
+        frames, batch = x.shape[:2]
+        if frames == 0:
+            raise ValueError("序列长度是 0：LSTM 至少要有一个时间步")
+        h, c = self._state(state, batch, unbatched)
+        y = np.empty((frames, batch, config.num_directions * config.output_size), FLOAT32)
+        if batch:
+            x, stream = np.ascontiguousarray(x), _Buffers(self, h, c, frames, batch)
+            self._lib.lstm_run(stream.struct, self._pointer(x), self._pointer(y), frames)
+        if unbatched:
+            return y[:, 0], (h[:, 0], c[:, 0])
+        return y.swapaxes(0, 1) if swap else y, (h, c)
+
+    def stream(self) -> "Stream":
+        """新开一路流：自带状态（几 KB），与别的流共用权重。"""
+        return Stream(self)
+
+    def _state(self, state, batch, unbatched):
+        """检查初态，返回可以就地改写的 (L·D, B, P) 与 (L·D, B, H)。"""
+        config = self.config
+        rows, arrays = config.num_layers * config.num_directions, []
+        if state is not None and (not isinstance(state, tuple | list) or len(state) != 2):
+            raise ValueError("初态 state 应是 (h, c) 两个数组")
+        for k, (name, size) in enumerate((("h", config.output_size), ("c", config.hidden_size))):
+            array = np.zeros((rows, batch, size), FLOAT32)
+            if state is not None:
+                value, expected = _real(state[k], f"初态 {name}"), (rows, batch, size)
+                expected = (rows, size) if unbatched else expected
+                if value.shape != expected:
+                    raise ValueError(f"初态 {name} 的形状应为 {expected}，得到 {value.shape}")
+                array[:] = value[:, None] if unbatched else value
+            arrays.append(array)
+        return arrays
+
+    def _struct(self, cell):
+        arrays = (cell.weight, cell.bias, cell.scale, cell.offset, cell.projection)
+        sizes = (cell.input_size, cell.hidden_size, cell.output_size, cell.wide, cell.narrow, cell.backward)
+        return (*sizes, *(self._ffi.NULL if a is None else self._pointer(a, typed=False) for a in arrays))
+
+    def _pointer(self, array, typed=True):
+        """数组的首地址；数组要由别人拿着，直到 C 用完。"""
+        return self._ffi.cast("float *" if typed else "void *", array.ctypes.data)
+
+
+def activation(name, x, level=None) -> np.ndarray:
+    """内核里的快速 tanh 或 sigmoid，逐元素作用于 float32 数组 x；``name`` 是 "tanh" 或 "sigmoid"。"""
+    ffi, lib = load()
+    x = np.ascontiguousarray(x, FLOAT32)
+    y = np.empty_like(x)
+    pointers = (ffi.cast("float *", a.ctypes.data) for a in (x, y))
+    getattr(lib, f"lstm_{name}")(LEVEL_NUMBERS[choose_level(level)], *pointers, x.size)
+    return y
+
+
+class _Buffers:
+    """一次调用（或一路流）的状态、草稿与对应的 C 结构。"""
+
+    def __init__(self, fast, h, c, frames, batch):
+        ffi, lib = fast._ffi, fast._lib
+        self.h, self.c, self.fast = h, c, fast
+        self.scratch = aligned(lib.lstm_scratch_bytes(fast._net, frames, batch), np.uint8)
+        pointers = (fast._pointer(h), fast._pointer(c), fast._pointer(self.scratch, typed=False))
+        self.struct = ffi.new("lstm_stream *", (fast._net, *pointers, batch, 0))
+
+
+class Stream:
+    """一路流：``y_t = stream.step(x_t)``，状态自带，逐帧调用等于整段调用。
+
+    一路流同一时刻只能由一个线程使用；不同的流互不相干。
+    """
+
+    def __init__(self, fast):
+        config = fast.config
+        if config.direction != "forward":
+            raise ValueError(f"direction={config.direction!r} 的 LSTM 要看到未来的帧，不能逐帧流式计算")
+        self._buffers = _Buffers(fast, *fast._state(None, 1, False), 1, 1)
+        self._lib, self._struct = fast._lib, self._buffers.struct
+        self._run = fast._lib.lstm_run
+        self._shape, self._y = (config.input_size,), np.empty(config.output_size, FLOAT32)
+        self._x = aligned(self._shape, FLOAT32)
+        # 地址只取一次：每次调用都取，一微秒里有小半花在这上面
+        self._x_pointer, self._y_pointer = fast._pointer(self._x), fast._pointer(self._y)
+
+    def step(self, x) -> np.ndarray:
+        """送进一帧 x (input_size,)，返回这一帧的 y (output_size,)，是新的数组。"""
+        # 先查类型与形状：下面的赋值会把标量悄悄铺满一帧，把复数的虚部悄悄丢掉
+        if x.__class__ is not np.ndarray or x.dtype is not FLOAT32 or x.shape != self._shape:
+            x = self._convert(x)
+        self._x[...] = x
+        self._run(self._struct, self._x_pointer, self._y_pointer, 1)
+        return self._y.copy()
+
+    def repeat(self, x, times) -> None:
+        """在 C 里把 ``step(x)`` 重复 ``times`` 遍，不回 Python：用来量 Python 占了多少时间。"""
+        self._x[...] = self._convert(x)
+        self._lib.lstm_repeat(self._struct, self._x_pointer, self._y_pointer, times)
+
+    def reset(self, state=None) -> None:
+        """状态清零，或换成 state = (h, c)，形状各为 (层数, …)。"""
+        h, c = self._buffers.fast._state(state, 1, state is not None)
+        self._buffers.h[:], self._buffers.c[:] = h, c
+
+    @property
+    def state(self) -> tuple[np.ndarray, np.ndarray]:
+        """此刻的 (h, c)，形状各为 (层数, …)，是副本。"""
+        return self._buffers.h[:, 0].copy(), self._buffers.c[:, 0].copy()
+
+    @property
+    def nbytes(self) -> int:
+        """这一路流自己占的内存，单位字节。"""
+        arrays = (self._buffers.h, self._buffers.c, self._buffers.scratch, self._x, self._y)
+        return sum(a.nbytes for a in arrays)
+
+    def _convert(self, x):
+        x = _real(x, "输入 x")
+        if x.shape != self._shape:
+            raise ValueError(f"一帧输入 x 的形状应为 {self._shape}，得到 {x.shape}")
+        return np.ascontiguousarray(x)
+
+
+def _read(lstm) -> LSTM:
+    """三种来源都经过权重文件的字节：尺寸、长度、CRC 在那里检查过，C 只看见合格的数组。"""
+    if isinstance(lstm, str | Path):
+        return LSTM.load(lstm)
+    if isinstance(lstm, bytes | bytearray | memoryview):
+        return LSTM.from_bytes(bytes(lstm))
+    if not isinstance(lstm, LSTM):
+        raise ValueError(f"应给 LSTM、权重文件的字节或路径，得到 {type(lstm).__name__}")
+    return LSTM.from_bytes(lstm.to_bytes())
+
+
+def _real(array, label) -> np.ndarray:
+    array = np.asarray(array)
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{label} 应是实数数组，得到 {array.dtype}")
+    return array.astype(FLOAT32, copy=False)

@@ -1,0 +1,172 @@
+/* 一块 V 个隐藏单元的全部计算。kernel.c 以不同的 V 把本文件包含两次：宽块用满寄存器，窄块（V = 4）收尾。
+ * 用的是 GCC/Clang 的向量扩展：同一段源码在 AVX-512、AVX2、NEON 上各自编译成那里的指令。 */
+#define FN(name) JOIN(name, V)
+#define vf FN(vf)
+#define vi FN(vi)
+typedef float vf __attribute__((vector_size(4 * V)));
+typedef int32_t vi __attribute__((vector_size(4 * V)));
+typedef int8_t FN(vb) __attribute__((vector_size(4 * V)));
+typedef float FN(uf) __attribute__((vector_size(4 * V), aligned(4), may_alias)); /* 读写内存时不要求对齐 */
+typedef int32_t FN(ui) __attribute__((vector_size(4 * V), aligned(4), may_alias));
+typedef int8_t FN(ub) __attribute__((vector_size(4 * V), aligned(1), may_alias));
+#define LOAD(p) ((vf) * (const FN(uf) *)(p))
+#define LOADI(p) ((vi) * (const FN(ui) *)(p))
+#define STORE(p, v) (*(FN(uf) *)(p) = (v))
+
+/* 只为章节里的对比：逐个调用数学库。平时 LIBM_GATES 是 0，编译器会整段删掉。 */
+INLINE vf FN(libm_tanh)(vf x) {
+    for (int lane = 0; lane < V; lane++) x[lane] = tanhf(x[lane]);
+    return x;
+}
+
+// [快速双曲正切]
+/* tanh(x) ≈ x·P(x²)/Q(x²)；|x| 大于 LIMIT 的先截断。系数按最大误差最小拟合，误差界见“从公式到 C”一章。 */
+INLINE vf FN(tanh)(vf x) {
+    if (LIBM_GATES) return FN(libm_tanh)(x);
+    const vf limit = (vf){0} + LIMIT;
+    x = FN(max)(-limit, FN(min)(limit, x));
+    vf u = x * x;
+    vf p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0;
+    vf q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + 1.0f;
+    return x * p / q;
+}
+
+INLINE vf FN(sigmoid)(vf x) { return 0.5f + 0.5f * FN(tanh)(0.5f * x); } /* σ(x) = (1 + tanh(x/2)) / 2 */
+// [/快速双曲正切]
+
+// [门的更新]
+/* 四个累加器正好是 V 个单元的 I F O G：c、h 的更新全在寄存器里完成。 */
+INLINE void FN(update)(const vf a[4], float *c, float *h) {
+    vf i = FN(sigmoid)(a[0]), f = FN(sigmoid)(a[1]), o = FN(sigmoid)(a[2]), g = FN(tanh)(a[3]);
+    vf cell = f * LOAD(c) + i * g;
+    STORE(c, cell);
+    STORE(h, o * FN(tanh)(cell));
+}
+// [/门的更新]
+
+// [浮点点积]
+/* n 帧一起算：权重读一次，用 n 次。n 是编译期常数，acc 全部住在寄存器里。 */
+INLINE const float *FN(dot)(const float *w, int size, const float *x, int64_t stride, int n, vf acc[][4]) {
+    for (int k = 0; k < size; k++, w += 4 * V)
+        for (int gate = 0; gate < 4; gate++) {
+            vf weight = LOAD(w + gate * V);
+            for (int j = 0; j < n; j++) acc[j][gate] += weight * x[j * stride + k];
+        }
+    return w;
+}
+// [/浮点点积]
+
+// [单帧点积]
+/* 只有一帧时，四条累加链盖不住乘加的延迟：奇数列、偶数列各用一组累加器。 */
+INLINE const float *FN(dot1)(const float *w, int size, const float *x, vf acc[4]) {
+    vf odd[4] = {{0}};
+    int k = 0;
+    for (; k + 1 < size; k += 2, w += 8 * V)
+        for (int gate = 0; gate < 4; gate++) {
+            acc[gate] += LOAD(w + gate * V) * x[k];
+            odd[gate] += LOAD(w + (4 + gate) * V) * x[k + 1];
+        }
+    for (; k < size; k++, w += 4 * V)
+        for (int gate = 0; gate < 4; gate++) acc[gate] += LOAD(w + gate * V) * x[k];
+    for (int gate = 0; gate < 4; gate++) acc[gate] += odd[gate];
+    return w;
+}
+// [/单帧点积]
+
+// [整数点积]
+/* int8：一次读 4 列 × V 行的权重，x 的 4 个字节复制到每一道，一条指令 4V 次乘加。size 已补成 4 的倍数。 */
+INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_t stride, int n, vi acc[][4]) {
+    for (int k = 0; k < size; k += 4, w += 16 * V) {
+        FN(vb) weight[4];
+        for (int gate = 0; gate < 4; gate++) weight[gate] = *(const FN(ub) *)(w + gate * 4 * V);
+        for (int j = 0; j < n; j++) {
+            int32_t four;
+            __builtin_memcpy(&four, x + j * stride + k, 4);
+            for (int gate = 0; gate < 4; gate++) acc[j][gate] = FN(dot4)(acc[j][gate], weight[gate], four);
+        }
+    }
+    return w;
+}
+// [/整数点积]
+
+// [反量化]
+/* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。 */
+INLINE const int8_t *FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step, int n,
+                                  const int32_t *offset, const float *scale, vf acc[][4]) {
+    vi sum[MOST][4];
+    for (int j = 0; j < n; j++)
+        for (int gate = 0; gate < 4; gate++) sum[j][gate] = DOT_OFFSET ? LOADI(offset + gate * V) : (vi){0};
+    w = FN(dot8)(w, size, x, size, n, sum);
+    for (int j = 0; j < n; j++)
+        for (int gate = 0; gate < 4; gate++)
+            acc[j][gate] += __builtin_convertvector(sum[j][gate], vf) * (LOAD(scale + gate * V) * step[j]);
+    return w;
+}
+// [/反量化]
+
+/* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；rows 的第 at 行起共 n 行。 */
+INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at, int n, int quantized,
+                        vf acc[][4]) {
+    int64_t before = part ? in->other : 0, start = 4 * ((int64_t)unit * (in->size + in->other) + V * before);
+    if (quantized) {
+        const int64_t row = 4 * (2 * (int64_t)unit + part * V);
+        FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size, in->step + at, n,
+                     cell->offset + row, cell->scale + row, acc);
+    } else {
+        const float *w = (const float *)cell->weight + start, *x = in->f + at * in->stride;
+        if (n == 1)
+            FN(dot1)(w, in->size, x, acc[0]);
+        else
+            FN(dot)(w, in->size, x, in->stride, n, acc);
+    }
+}
+
+// [一块]
+/* 输入投影：n 行的 b + W x 存进 pre，留给后面逐帧的循环。 */
+INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int64_t at, int n, int quantized,
+                             float *pre, int64_t units) {
+    vf acc[MOST][4];
+    for (int j = 0; j < n; j++)
+        for (int gate = 0; gate < 4; gate++) acc[j][gate] = LOAD(cell->bias + 4 * unit + gate * V);
+    FN(product)(cell, unit, 0, x, at, n, quantized, acc);
+    for (int j = 0; j < n; j++)
+        for (int gate = 0; gate < 4; gate++) STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
+}
+
+/* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。n 个序列一起走。 */
+INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t at, int n,
+                             int quantized, const float *pre, float *c, float *next, int64_t units) {
+    vf acc[MOST][4];
+    for (int j = 0; j < n; j++)
+        for (int gate = 0; gate < 4; gate++)
+            acc[j][gate] = LOAD((pre ? pre + 4 * (at + j) * units : cell->bias) + 4 * unit + gate * V);
+    if (!pre) FN(product)(cell, unit, 0, x, at, n, quantized, acc);
+    FN(product)(cell, unit, 1, h, at, n, quantized, acc);
+    for (int j = 0; j < n; j++) FN(update)(acc[j], c + (at + j) * units + unit, next + (at + j) * h->stride + unit);
+}
+// [/一块]
+
+/* 把 count 行分成 MOST、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。 */
+INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int quantized, float *pre,
+                        int64_t units) {
+    int64_t at = 0;
+    for (; count - at >= MOST; at += MOST) FN(project_some)(cell, unit, x, at, MOST, quantized, pre, units);
+    for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, quantized, pre, units);
+    for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, quantized, pre, units);
+}
+
+INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count, int quantized,
+                        const float *pre, float *c, float *next, int64_t units) {
+    int64_t at = 0;
+    for (; count - at >= MOST; at += MOST)
+        FN(advance_some)(cell, unit, x, h, at, MOST, quantized, pre, c, next, units);
+    for (; count - at >= 2; at += 2) FN(advance_some)(cell, unit, x, h, at, 2, quantized, pre, c, next, units);
+    for (; count - at >= 1; at += 1) FN(advance_some)(cell, unit, x, h, at, 1, quantized, pre, c, next, units);
+}
+
+#undef vf
+#undef vi
+#undef LOAD
+#undef LOADI
+#undef STORE
+#undef FN

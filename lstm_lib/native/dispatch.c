@@ -1,0 +1,79 @@
+/* 运行时选指令集：编译时每个级别都在，运行时问 CPU 支持哪一个。 */
+#include "lstm.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+#ifdef HAVE_PORTABLE
+extern const lstm_level lstm_level_portable;
+#endif
+#ifdef HAVE_AVX2
+extern const lstm_level lstm_level_avx2;
+#endif
+#ifdef HAVE_AVX512
+extern const lstm_level lstm_level_avx512;
+#endif
+#ifdef HAVE_NEON_DOT
+extern const lstm_level lstm_level_neon_dot;
+#endif
+
+static const lstm_level *const levels[LSTM_LEVELS] = {
+#ifdef HAVE_PORTABLE
+    [LSTM_PORTABLE] = &lstm_level_portable,
+#endif
+#ifdef HAVE_AVX2
+    [LSTM_AVX2] = &lstm_level_avx2,
+#endif
+#ifdef HAVE_AVX512
+    [LSTM_AVX512] = &lstm_level_avx512,
+#endif
+#ifdef HAVE_NEON_DOT
+    [LSTM_NEON_DOT] = &lstm_level_neon_dot,
+#endif
+};
+
+#if defined(__x86_64__) || defined(_M_X64)
+static int cpu_has(int level) {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
+    const unsigned need = 1u << 12 | 1u << 27 | 1u << 28; /* FMA、OSXSAVE、AVX */
+    if ((c & need) != need) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* 操作系统是否保存这些寄存器 */
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    const int avx2 = (low & 0x06) == 0x06 && (b >> 5 & 1);
+    if (level == LSTM_AVX2) return avx2;
+    const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
+    return avx2 && (low & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c >> 11 & 1); /* 最后是 VNNI */
+}
+#elif defined(__aarch64__) && defined(__linux__)
+static int cpu_has(int level) { return level == LSTM_NEON_DOT && (getauxval(AT_HWCAP) >> 20 & 1); } /* ASIMDDP */
+#elif defined(__aarch64__) && defined(__APPLE__)
+static int cpu_has(int level) { return level == LSTM_NEON_DOT; }
+#else
+static int cpu_has(int level) { return (void)level, 0; }
+#endif
+
+int lstm_level_supported(int level) {
+    return level >= 0 && level < LSTM_LEVELS && levels[level] && (level == LSTM_PORTABLE || cpu_has(level));
+}
+
+int lstm_level_width(int level) { return levels[level]->width; }
+
+int64_t lstm_scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch) {
+    return levels[net->level]->scratch_bytes(net, frames, batch);
+}
+
+void lstm_run(lstm_stream *s, const float *x, float *y, int64_t frames) {
+    levels[s->net->level]->run(s, x, y, frames);
+}
+
+/* 在 C 里把同一次调用重复 times 遍：与 Python 里的循环相比，就知道 Python 占多少。 */
+void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times) {
+    for (int64_t k = 0; k < times; k++) lstm_run(s, x, y, 1);
+}
+
+void lstm_tanh(int level, const float *x, float *y, int64_t n) { levels[level]->tanh(x, y, n); }
+void lstm_sigmoid(int level, const float *x, float *y, int64_t n) { levels[level]->sigmoid(x, y, n); }

@@ -1,0 +1,112 @@
+/* 随指令集而变的只有三样：4 字节点积、NaN 不丢的截断、把非正规数当零的开关。其余都用向量扩展写成同一份。 */
+#ifdef __AVX2__
+#include <immintrin.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+typedef float v4f __attribute__((vector_size(16)));
+typedef int32_t v4i __attribute__((vector_size(16)));
+typedef int8_t v16b __attribute__((vector_size(16)));
+
+// [四字节点积]
+/* dot4：每道 acc += w[0]x[0] + w[1]x[1] + w[2]x[2] + w[3]x[3]，x 的 4 个字节各道相同。 */
+#if defined(__AVX512VNNI__)
+/* vpdpbusd 是无符号×有符号：x 存成 x+128，多出的 128·Σw 事先记在 offset 里。 */
+#define DOT_OFFSET 1
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    return (v4i)_mm_dpbusd_epi32((__m128i)acc, _mm_set1_epi32(x), (__m128i)w);
+}
+#elif defined(__AVX2__)
+/* vpmaddubsw 也是无符号×有符号，成对相加会饱和到 int16：用 |x| 与 sign(w, x)，2·127·127 < 32768 就不会。 */
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    __m128i xs = _mm_set1_epi32(x);
+    __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(xs), _mm_sign_epi8((__m128i)w, xs));
+    return acc + (v4i)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
+}
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) { return (v4i)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)vdupq_n_s32(x)); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    int8x16_t xs = (int8x16_t)vdupq_n_s32(x);
+    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8(xs)), high = vmull_high_s8((int8x16_t)w, xs);
+    return acc + (v4i)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+}
+#else
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    int8_t four[4];
+    __builtin_memcpy(four, &x, 4);
+    for (int lane = 0; lane < 4; lane++)
+        for (int k = 0; k < 4; k++) acc[lane] += w[4 * lane + k] * four[k];
+    return acc;
+}
+#endif
+// [/四字节点积]
+
+/* x86 的 min/max 遇到 NaN 返回第二个操作数，NEON 的直接传 NaN：这样写 NaN 都不会丢。 */
+#if defined(__SSE2__)
+INLINE v4f min_4(v4f limit, v4f x) { return (v4f)_mm_min_ps((__m128)limit, (__m128)x); }
+INLINE v4f max_4(v4f limit, v4f x) { return (v4f)_mm_max_ps((__m128)limit, (__m128)x); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE v4f min_4(v4f limit, v4f x) { return (v4f)vminq_f32((float32x4_t)limit, (float32x4_t)x); }
+INLINE v4f max_4(v4f limit, v4f x) { return (v4f)vmaxq_f32((float32x4_t)limit, (float32x4_t)x); }
+#else
+INLINE v4f blend_4(v4i mask, v4f yes, v4f no) { return (v4f)((mask & (v4i)yes) | (~mask & (v4i)no)); }
+INLINE v4f min_4(v4f limit, v4f x) { return blend_4(x > limit, limit, x); }
+INLINE v4f max_4(v4f limit, v4f x) { return blend_4(x < limit, limit, x); }
+#endif
+
+#if defined(__AVX512VNNI__)
+#define WIDE 16
+typedef float v16f __attribute__((vector_size(64)));
+typedef int32_t v16i __attribute__((vector_size(64)));
+typedef int8_t v64b __attribute__((vector_size(64)));
+INLINE v16i dot4_16(v16i acc, v64b w, int32_t x) {
+    return (v16i)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(x), (__m512i)w);
+}
+INLINE v16f min_16(v16f limit, v16f x) { return (v16f)_mm512_min_ps((__m512)limit, (__m512)x); }
+INLINE v16f max_16(v16f limit, v16f x) { return (v16f)_mm512_max_ps((__m512)limit, (__m512)x); }
+#elif defined(__AVX2__)
+#define WIDE 8
+typedef float v8f __attribute__((vector_size(32)));
+typedef int32_t v8i __attribute__((vector_size(32)));
+typedef int8_t v32b __attribute__((vector_size(32)));
+INLINE v8i dot4_8(v8i acc, v32b w, int32_t x) {
+    __m256i xs = _mm256_set1_epi32(x);
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(xs), _mm256_sign_epi8((__m256i)w, xs));
+    return acc + (v8i)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+INLINE v8f min_8(v8f limit, v8f x) { return (v8f)_mm256_min_ps((__m256)limit, (__m256)x); }
+INLINE v8f max_8(v8f limit, v8f x) { return (v8f)_mm256_max_ps((__m256)limit, (__m256)x); }
+#else
+#define WIDE 4
+#endif
+
+// [非正规数]
+/* 数字静音会让 c 衰减成非正规数，慢几十倍：进内核时令其为零，出去时恢复调用者原来的设置。 */
+#if defined(__SSE2__)
+INLINE uint64_t flush_denormals(void) {
+    unsigned old = _mm_getcsr();
+    _mm_setcsr(old | 0x8040); /* FTZ（结果）与 DAZ（操作数） */
+    return old;
+}
+INLINE void restore_denormals(uint64_t old) { _mm_setcsr((unsigned)old); }
+#elif defined(__aarch64__)
+INLINE uint64_t flush_denormals(void) {
+    uint64_t old;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(old));
+    __asm__ volatile("msr fpcr, %0" : : "r"(old | (1u << 24)));
+    return old;
+}
+INLINE void restore_denormals(uint64_t old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+#else
+INLINE uint64_t flush_denormals(void) { return 0; }
+INLINE void restore_denormals(uint64_t old) { (void)old; }
+#endif
+// [/非正规数]

@@ -1,0 +1,250 @@
+/* LSTM 的 C 内核：一层、一个方向地算。每个指令集级别用各自的编译选项把本文件编译一次，LEVEL 是那个级别的名字。 */
+#include "lstm.h"
+
+#include <math.h>
+#include <string.h>
+
+#ifndef LIBM_GATES
+#define LIBM_GATES 0
+#endif
+#ifndef CHUNK
+#define CHUNK 48 /* 输入投影一次做多少行：pre 要留在二级缓存里 */
+#endif
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* 快速 tanh 的截断点与系数 */
+#define LIMIT 8.05039406f /* 到这里为止输出都不超过 1，而且离 1 最近 */
+#define P0 1.0f
+#define P1 0.1342553347349167f
+#define P2 3.548947861418128e-3f
+#define P3 2.1512678358703852e-5f
+#define P4 1.467133969867973e-8f
+#define Q1 0.46758851408958435f
+#define Q2 2.6078643277287483e-2f
+#define Q3 3.3739139325916767e-4f
+#define Q4 8.300724516629998e-7f
+
+#include "isa.h"
+
+/* 一次最多几帧共用读进来的权重：4·MOST 个累加器要住得下寄存器（AVX-512 与 AArch64 有 32 个，其余 16 个）。 */
+#if defined(__AVX512F__) || defined(__aarch64__)
+enum { MOST = 6 };
+#else
+enum { MOST = 3 };
+#endif
+
+/* 若干行输入：浮点的或量化过的 */
+typedef struct {
+    int32_t size, other; /* 本部分与另一部分（x 与 h）各有多少列；int8 时已补成 4 的倍数 */
+    const float *f;
+    int64_t stride;
+    const int8_t *q;
+    const float *step;
+} rows;
+
+#define V WIDE
+#include "block.h"
+#undef V
+#if WIDE != 4
+#define V 4
+#include "block.h"
+#undef V
+#endif
+
+#define WIDE_FN(name) JOIN(name, WIDE)
+
+// [量化输入]
+/* 一行输入量化成 int8：步长 = 最大绝对值 / 127，就近取整。全零的行步长为 0。
+ * 去掉符号位的浮点数，大小次序与它的整数编码相同；NaN 与无穷的编码比一切有限数都大，于是一次求最大值两件事都办了。
+ * 加上 1.5·2²³ 之后，浮点数的最低字节正是就近取整的结果。这两个循环编译器自会向量化。 */
+INLINE float quantize(const float *restrict x, int size, int8_t *restrict q, int padded) {
+    int32_t top = 0;
+    for (int k = 0; k < size; k++) {
+        int32_t bits;
+        memcpy(&bits, x + k, 4);
+        bits &= 0x7fffffff;
+        top = MAX(top, bits);
+    }
+    float largest;
+    memcpy(&largest, &top, 4);
+    const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f, magic = 12582912.0f + 128 * DOT_OFFSET;
+    for (int k = 0; k < size; k++) {
+        float shifted = x[k] * inverse + magic;
+        int32_t bits;
+        memcpy(&bits, &shifted, 4);
+        q[k] = (int8_t)bits;
+    }
+    memset(q + size, 0, (size_t)(padded - size));
+    /* 有 NaN 或无穷：步长取 NaN，输出也就是 NaN，坏输入不会悄悄变成好看的数 */
+    return largest * (1 / 127.0f) + (top >= 0x7f800000 ? largest - largest : 0.0f);
+}
+// [/量化输入]
+
+/* 草稿内存的划分；base 为 NULL 时只算大小。各段 64 字节对齐。 */
+typedef struct {
+    float *h, *next, *c, *pre, *x_step, *h_step, *layer[2];
+    int8_t *x_q, *h_q;
+    int64_t h_stride, units, chunk;
+} work;
+
+static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *base, work *w) {
+    int64_t used = 0, widest = 0, inputs = 0;
+    w->units = w->h_stride = 0;
+    for (int i = 0; i < net->layers * net->directions; i++) {
+        const lstm_cell *cell = net->cells + i;
+        int64_t units = (int64_t)cell->wide * WIDE + (int64_t)cell->narrow * 4;
+        w->units = MAX(w->units, units);
+        w->h_stride = MAX(w->h_stride, MAX(units, ((int64_t)cell->output_size + 15) / 16 * 16));
+        widest = MAX(widest, (int64_t)cell->output_size * net->directions);
+        inputs = MAX(inputs, ((int64_t)cell->input_size + 15) / 16 * 16);
+    }
+    w->chunk = MIN(frames, MAX(1, CHUNK / batch));
+    const int64_t many = w->chunk * batch, between = net->layers > 1 ? frames * batch * widest : 0;
+    const int quantized = net->quantized;
+#define PIECE(field, bytes) (w->field = base ? (void *)(base + used) : NULL, used += ((int64_t)(bytes) + 63) / 64 * 64)
+    PIECE(h, batch * w->h_stride * 4);
+    PIECE(next, batch * w->h_stride * 4);
+    PIECE(c, batch * w->units * 4);
+    PIECE(pre, frames > 1 ? many * w->units * 16 : 0);
+    PIECE(layer[0], between * 4);
+    PIECE(layer[1], between * 4);
+    PIECE(x_step, quantized ? many * 4 : 0);
+    PIECE(h_step, quantized ? batch * 4 : 0);
+    PIECE(x_q, quantized ? many * inputs : 0);
+    PIECE(h_q, quantized ? batch * w->h_stride : 0);
+#undef PIECE
+    return used;
+}
+
+/* 投影层（proj_size）：h = W_hr · h'，逐列累加，编译器自会向量化。 */
+INLINE void apply_projection(const lstm_cell *cell, const float *full, float *h) {
+    const int size = cell->output_size;
+    for (int o = 0; o < size; o++) h[o] = 0;
+    for (int k = 0; k < cell->hidden_size; k++)
+        for (int o = 0; o < size; o++) h[o] += cell->projection[(int64_t)k * size + o] * full[k];
+}
+
+/* 块里第一个单元的编号：先宽块，后窄块 */
+INLINE int first_unit(const lstm_cell *cell, int block) {
+    return block < cell->wide ? block * WIDE : cell->wide * WIDE + (block - cell->wide) * 4;
+}
+
+// [一层]
+/* 一层、一个方向、frames 帧、batch 个序列。x：[frames][batch][input_size]；y 的行距是 y_stride。 */
+INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x, int64_t frames, int batch,
+                     float *y, int64_t y_stride, work *w, int32_t *turn) {
+    const int columns = cell->input_size, size = cell->output_size, pad = quantized ? 3 : 0;
+    const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
+    const int blocks = cell->wide + cell->narrow;
+    for (int64_t done = 0; done < frames; done += w->chunk) {
+        const int64_t many = MIN(w->chunk, frames - done), first = cell->backward ? frames - done - many : done;
+        const rows in = {padded, h_padded, x + first * batch * columns, columns, w->x_q, w->x_step};
+        if (quantized)
+            for (int64_t j = 0; j < many * batch; j++)
+                w->x_step[j] = quantize(in.f + j * columns, columns, w->x_q + j * padded, padded);
+        /* 输入投影不依赖 h：一批帧一起算，每块权重只读一次 */
+        for (int block = 0; frames > 1 && block < blocks; block++) {
+            const int unit = first_unit(cell, block);
+            if (block < cell->wide)
+                WIDE_FN(project)(cell, unit, &in, many * batch, quantized, w->pre, w->units);
+            else
+                project_4(cell, unit, &in, many * batch, quantized, w->pre, w->units);
+        }
+        for (int64_t t = 0; t < many; t++) {
+            const int64_t at = cell->backward ? many - 1 - t : t;
+            const float *pre = frames > 1 ? w->pre + at * batch * 4 * w->units : NULL;
+            const rows h = {h_padded, padded, w->h, w->h_stride, w->h_q, w->h_step};
+            if (quantized)
+                for (int b = 0; b < batch; b++)
+                    w->h_step[b] = quantize(h.f + b * h.stride, size, w->h_q + b * h_padded, h_padded);
+            /* 这一帧从头到尾扫权重，下一帧从尾扫回来：刚用过的那一截还在缓存里 */
+            for (int k = 0; k < blocks; k++) {
+                const int block = *turn & 1 ? blocks - 1 - k : k, unit = first_unit(cell, block);
+                if (block < cell->wide)
+                    WIDE_FN(advance)(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next, w->units);
+                else
+                    advance_4(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next, w->units);
+            }
+            *turn ^= 1;
+            if (cell->projection)
+                for (int b = 0; b < batch; b++)
+                    apply_projection(cell, w->next + b * w->h_stride, w->h + b * w->h_stride);
+            else {
+                float *swap = w->h;
+                w->h = w->next, w->next = swap;
+            }
+            for (int b = 0; b < batch; b++)
+                memcpy(y + ((first + at) * batch + b) * y_stride, w->h + b * w->h_stride, (size_t)size * 4);
+        }
+    }
+}
+// [/一层]
+
+static void run_float(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
+                      int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(cell, 0, x, frames, batch, y, y_stride, w, turn);
+}
+
+static void run_int8(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
+                     int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(cell, 1, x, frames, batch, y, y_stride, w, turn);
+}
+
+/* 用户的状态是紧排的，草稿里的补齐到整块；补出来的单元权重与偏置全零，c、h 恒为零，不影响别人。 */
+static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride, int size, int count) {
+    for (int b = 0; b < count; b++) memcpy(to + b * to_stride, from + b * from_stride, (size_t)size * 4);
+}
+
+static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
+    const lstm_net *net = s->net;
+    const int batch = s->batch;
+    const uint64_t mode = flush_denormals();
+    work w;
+    carve(net, frames, batch, s->scratch, &w);
+    float *h = s->h, *c = s->c;
+    for (int layer = 0; layer < net->layers; layer++) {
+        const int last = layer == net->layers - 1;
+        float *out = last ? y : w.layer[layer & 1];
+        for (int direction = 0; direction < net->directions; direction++) {
+            const lstm_cell *cell = net->cells + layer * net->directions + direction;
+            const int size = cell->output_size, hidden = cell->hidden_size;
+            memset(w.c, 0, (size_t)(batch * w.units) * 4);
+            copy_rows(w.h, w.h_stride, h, size, size, batch);
+            copy_rows(w.c, w.units, c, hidden, hidden, batch);
+            (net->quantized ? run_int8 : run_float)(cell, x, frames, batch, out + direction * size,
+                                                    (int64_t)size * net->directions, &w, &s->turn);
+            copy_rows(h, size, w.h, w.h_stride, size, batch);
+            copy_rows(c, hidden, w.c, w.units, hidden, batch);
+            h += (int64_t)batch * size, c += (int64_t)batch * hidden;
+        }
+        x = out;
+    }
+    restore_denormals(mode);
+}
+
+static int64_t scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch) {
+    work w;
+    return carve(net, frames, batch, NULL, &w);
+}
+
+/* 激活函数单独露出来，供测试逐个数检验 */
+#define APPLY(name)                                                                                \
+    static void apply_##name(const float *x, float *y, int64_t n) {                                \
+        int64_t k = 0;                                                                             \
+        for (; k + WIDE <= n; k += WIDE) {                                                         \
+            JOIN(vf, WIDE) v;                                                                      \
+            memcpy(&v, x + k, sizeof v);                                                           \
+            v = JOIN(name, WIDE)(v);                                                               \
+            memcpy(y + k, &v, sizeof v);                                                           \
+        }                                                                                          \
+        for (; k < n; k++) y[k] = JOIN(name, WIDE)((JOIN(vf, WIDE)){0} + x[k])[0];                 \
+    }
+APPLY(tanh)
+APPLY(sigmoid)
+
+const lstm_level JOIN(lstm_level, LEVEL) = {WIDE, scratch_bytes, run, apply_tanh, apply_sigmoid};

@@ -1,0 +1,66 @@
+"""装载编译好的共享库，选定指令集级别。"""
+
+import os
+import re
+from functools import lru_cache
+
+from lstm_lib.native import build
+
+
+@lru_cache
+def load(extra=(), only=None):
+    """编译（如有必要）并装载内核，返回 ``(ffi, lib)``；编译不了时抛 ``NativeBuildError``。"""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(excerpt("lstm.h", "结构"))
+    path = build.build(extra, only=only)
+    try:
+        return ffi, ffi.dlopen(str(path))
+    except OSError:  # 缓存里的文件坏了：重编一次
+        path.unlink(missing_ok=True)
+        return ffi, ffi.dlopen(str(build.build(extra, only=only)))
+
+
+STEPS = """
+void lstm_loops(int, int, const float *, const float *, const float *, const float *, float *, const float *,
+                float *, int64_t);
+void lstm_packed(int, int, const float *, const float *, const float *, float *, const float *, float *, int64_t);
+int32_t lstm_read(const void *, int64_t, int64_t);
+int64_t lstm_peak_float(int64_t, float *);
+int64_t lstm_peak_int8(int64_t, int32_t *);
+"""
+
+
+@lru_cache
+def load_steps(level=None):
+    """“从公式到 C”一章的教学程序 steps.c，按 ``level`` 编译；返回 ``(ffi, lib)``。"""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(STEPS)
+    flags = build.machine_levels()[choose_level(level)]
+    return ffi, ffi.dlopen(str(build.build_library("steps", [(build.HERE / "steps.c", flags)])))
+
+
+def levels() -> list[str]:
+    """这台机器上能运行的指令集级别，从低到高。"""
+    _, lib = load()
+    return [name for name in build.machine_levels() if lib.lstm_level_supported(build.LEVEL_NUMBERS[name])]
+
+
+def choose_level(level=None) -> str:
+    """定下指令集级别：参数优先，其次环境变量 ``LSTM_LIB_NATIVE_LEVEL``，否则取机器支持的最高一级。"""
+    wanted, usable = level or os.environ.get("LSTM_LIB_NATIVE_LEVEL"), levels()
+    if wanted and wanted not in usable:
+        raise ValueError(f"指令集级别 {wanted!r} 在这台机器上不能用；可用的有：{'、'.join(usable)}")
+    return wanted or usable[-1]
+
+
+def excerpt(name, mark) -> str:
+    """取出内核源文件 ``name`` 里 ``// [mark]`` 与 ``// [/mark]`` 之间的那一段。"""
+    text = (build.HERE / name).read_text(encoding="utf-8")
+    found = re.search(rf"^// \[{re.escape(mark)}\]\n(.*?)^// \[/{re.escape(mark)}\]$", text, re.S | re.M)
+    if found is None:
+        raise ValueError(f"{name} 里没有标记为“{mark}”的片段")
+    return found[1]

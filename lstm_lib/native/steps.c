@@ -1,0 +1,90 @@
+/* “从公式到 C”一章的头两步，以及屋顶线要用的两把尺子。内核本身不用这个文件。 */
+#include "lstm.h"
+
+#include <math.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline, unused))
+#include "isa.h"
+
+static float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// [第一步]
+/* 六条公式直译。权重就是 PyTorch 的摆法：[4H][I] 与 [4H][H]，门顺序 i f g o。 */
+void lstm_loops(int inputs, int hidden, const float *w_ih, const float *w_hh, const float *bias, const float *x,
+                float *y, const float *h, float *c, int64_t frames) {
+    for (int64_t t = 0; t < frames; t++, x += inputs, h = y, y += hidden)
+        for (int unit = 0; unit < hidden; unit++) {
+            float z[4];
+            for (int gate = 0; gate < 4; gate++) {
+                const int row = gate * hidden + unit;
+                z[gate] = bias[row];
+                for (int k = 0; k < inputs; k++) z[gate] += w_ih[row * inputs + k] * x[k];
+                for (int k = 0; k < hidden; k++) z[gate] += w_hh[row * hidden + k] * h[k];
+            }
+            c[unit] = sigmoid(z[1]) * c[unit] + sigmoid(z[0]) * tanhf(z[2]);
+            y[unit] = sigmoid(z[3]) * tanhf(c[unit]);
+        }
+}
+// [/第一步]
+
+// [第二步]
+/* 打包：[单元][列][I F O G]。一个单元的全部权重连在一起，每读四个相邻的数，四个门各进一步。 */
+void lstm_packed(int inputs, int hidden, const float *w, const float *bias, const float *x, float *y, const float *h,
+                 float *c, int64_t frames) {
+    for (int64_t t = 0; t < frames; t++, x += inputs, h = y, y += hidden) {
+        const float *four = w;
+        for (int unit = 0; unit < hidden; unit++) {
+            float z[4];
+            memcpy(z, bias + 4 * unit, sizeof z);
+            for (int k = 0; k < inputs; k++, four += 4)
+                for (int gate = 0; gate < 4; gate++) z[gate] += four[gate] * x[k];
+            for (int k = 0; k < hidden; k++, four += 4)
+                for (int gate = 0; gate < 4; gate++) z[gate] += four[gate] * h[k];
+            c[unit] = sigmoid(z[1]) * c[unit] + sigmoid(z[0]) * tanhf(z[3]);
+            y[unit] = sigmoid(z[2]) * tanhf(c[unit]);
+        }
+    }
+}
+// [/第二步]
+
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+typedef float wide __attribute__((vector_size(4 * WIDE)));
+typedef int32_t wide_i __attribute__((vector_size(4 * WIDE)));
+typedef int8_t wide_b __attribute__((vector_size(4 * WIDE)));
+enum { CHAINS = 12 };
+
+/* 带宽：把 bytes 字节读 times 遍。 */
+int32_t lstm_read(const void *memory, int64_t bytes, int64_t times) {
+    wide_i sum[4] = {{0}};
+    for (int64_t again = 0; again < times; again++) {
+        const wide_i *p = memory;
+        for (int64_t k = 0; k + 4 <= bytes / (int64_t)sizeof *p; k += 4)
+            for (int j = 0; j < 4; j++) sum[j] ^= p[k + j];
+        __asm__ volatile("" : : : "memory");
+    }
+    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+    return sum[0][0];
+}
+
+/* 峰值：互不相干的乘加链，操作数全在寄存器里。返回做了多少次乘加。 */
+int64_t lstm_peak_float(int64_t times, float *out) {
+    wide acc[CHAINS] = {{0}}, x = (wide){0} + *out;
+    for (int64_t k = 0; k < times; k++)
+        for (int j = 0; j < CHAINS; j++) acc[j] += x * acc[j];
+    for (int j = 1; j < CHAINS; j++) acc[0] += acc[j];
+    *out = acc[0][0];
+    return times * CHAINS * WIDE;
+}
+
+int64_t lstm_peak_int8(int64_t times, int32_t *out) {
+    wide_i acc[CHAINS] = {{0}};
+    wide_b w = (wide_b){0} + (int8_t)*out;
+    const int32_t x = *out;
+    for (int64_t k = 0; k < times; k++)
+        for (int j = 0; j < CHAINS; j++) acc[j] = JOIN(dot4, WIDE)(acc[j] ^ 1, w, x);
+    for (int j = 1; j < CHAINS; j++) acc[0] += acc[j];
+    *out = acc[0][0];
+    return times * CHAINS * WIDE * 4;
+}

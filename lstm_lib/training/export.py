@@ -1,0 +1,133 @@
+"""把训练好的网络交给别的引擎：ONNX、ncnn、本书的二进制文件；先与 torch 对过，再让文件出现。"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lstm_lib.files import atomic_path
+from lstm_lib.irm import BINS, HIDDEN_SIZE, INPUT_SIZE, IRMNetwork
+from lstm_lib.lstm import LSTM
+
+LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
+TOLERANCE = 1e-5  # float32 的求和次序不同，掩蔽相差约 1e-7 到 1e-6
+TOLERANCE_FP16 = 1e-2  # fp16 的权重有 11 位有效数字
+
+
+class ExportError(ValueError):
+    """导出的结果与 torch 不符，或参数不合；这时什么文件也没有写。"""
+
+
+def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False):
+    """导出并核对，返回（写出的文件, 最大差）。
+
+    ``to`` 是 onnx、ncnn 或 bin。``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。
+    """
+    network = network.eval()
+    out = Path(out)
+    if to not in WRITERS:
+        raise ExportError(f"--to {to} 不认识；可选 {'、'.join(WRITERS)}。")
+    if fp16 and to != "ncnn":
+        raise ExportError("--fp16 只用于 --to ncnn。")
+    if to == "bin" and streaming:
+        raise ExportError("--streaming 只用于 onnx 与 ncnn；bin 只存权重，怎么跑由程序定。")
+    with tempfile.TemporaryDirectory() as folder:
+        made, runner = WRITERS[to](network, Path(folder), streaming, fp16)
+        worst = verify(network, runner, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
+        targets = [_target(out, to, source.name) for source in made]
+        for source, target in zip(made, targets, strict=True):
+            with atomic_path(target) as temporary:
+                shutil.copyfile(source, temporary)
+    return targets, worst
+
+
+def _target(out: Path, to: str, name: str) -> Path:
+    """``model.head.bin`` 之类的临时名 → 使用者要的名字。"""
+    suffixes = (".param", ".bin") if to == "ncnn" else (f".{to}",)
+    stem = out.with_suffix("") if out.suffix in suffixes else out
+    return stem.with_name(stem.name + name.removeprefix("model"))
+
+
+def verify(network, runner, streaming: bool, tolerance: float) -> float:
+    """同样的输入给 torch 与导出的模型，返回掩蔽（与末状态）的最大差；超过 ``tolerance`` 抛错。"""
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for frames in (1,) if streaming else LENGTHS:
+        x = np.abs(rng.normal(size=(frames, INPUT_SIZE))).astype(np.float32)
+        state = [rng.uniform(-0.5, 0.5, (1, HIDDEN_SIZE)).astype(np.float32) for _ in range(2)]
+        given = tuple(torch.from_numpy(s)[None] for s in state) if streaming else None
+        with torch.inference_mode():
+            mask, (h, c) = network.forward_with_state(torch.from_numpy(x)[None], given)
+        wanted = [mask, h, c] if streaming else [mask]
+        got = runner(x, *state) if streaming else [runner(x)]
+        for name, one, other in zip(("掩蔽", "h", "c"), wanted, got, strict=False):
+            one, other = one.numpy().reshape(-1), np.asarray(other).reshape(-1)
+            if one.shape != other.shape:
+                raise ExportError(
+                    f"{name}的大小不同：torch {one.shape}，导出的模型 {other.shape}；没有写文件。"
+                )
+            worst = max(worst, float(np.abs(one - other).max()))
+    if not worst <= tolerance:
+        raise ExportError(f"导出的模型与 torch 相差 {worst:.1e}，超过 {tolerance:.0e}；没有写文件。")
+    return worst
+
+
+def _write_onnx(network, folder, streaming, fp16):
+    from lstm_lib import onnx_graph
+
+    path, raw = folder / "model.onnx", folder / "raw.onnx"
+    x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
+    if streaming:
+        state = torch.zeros(1, 1, HIDDEN_SIZE)
+        onnx_graph.export(
+            onnx_graph.with_state(network), (x[:, :1], state, state.clone()), raw,
+            input_names=("x", "h", "c"), output_names=("mask", "h_next", "c_next"),
+        )  # fmt: skip
+    else:
+        axes = {"x": {1: "T"}, "mask": {1: "T"}}
+        onnx_graph.export(network, (x,), raw, output_names=("mask",), dynamic=axes)
+    onnx_graph.simplify(raw, path)
+
+    def runner(x, *state):
+        arrays = onnx_graph.run(path, x[None], *(s[None] for s in state))
+        return arrays if streaming else arrays[0]
+
+    return [path], runner
+
+
+def _write_ncnn(network, folder, streaming, fp16):
+    from lstm_lib import ncnn_model, onnx_graph
+
+    # 直接转 torch 模块：经过 batch_first 的 ONNX 会多出一个 Reshape，把示例的帧数写死在图里
+    x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
+    state = torch.zeros(1, 1, HIDDEN_SIZE)
+    module, inputs = (
+        (onnx_graph.with_state(network), (x[:, :1], state, state.clone())) if streaming else (network, (x,))
+    )
+    made = ncnn_model.convert(module, folder / "model", inputs=inputs, fp16=fp16)
+    # .param 最后出现：看见它，就说明 .bin 已经在了
+    return [made.bin, made.param], ncnn_model.NcnnRunner(made.param, made.bin)
+
+
+def _write_bin(network, folder, streaming, fp16):
+    LSTM.from_torch(network.mask).save(folder / "model.bin")
+    made, repaired = [folder / "model.bin"], network.repaired
+    if repaired:
+        made.append(folder / "model.head.bin")
+        head = [network.head.weight.detach().numpy(), network.head.bias.detach().numpy()]
+        made[1].write_bytes(b"".join(array.astype("<f4").tobytes() for array in head))
+
+    def runner(x):
+        hidden = LSTM.load(made[0])(x[None])[0][0]
+        if repaired:
+            flat = np.fromfile(made[1], "<f4")
+            weight, bias = flat[: BINS * HIDDEN_SIZE].reshape(BINS, HIDDEN_SIZE), flat[BINS * HIDDEN_SIZE :]
+            hidden = hidden @ weight.T + bias
+        return 1 / (1 + np.exp(-hidden))
+
+    return made, runner
+
+
+WRITERS = {"onnx": _write_onnx, "ncnn": _write_ncnn, "bin": _write_bin}

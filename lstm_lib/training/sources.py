@@ -1,0 +1,225 @@
+"""把命令行给的文件夹变成训练与验证两份数据：认布局、扫描、配对、划分，并写下清单。"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from lstm_lib.files import atomic_path
+from lstm_lib.training import folders, known
+from lstm_lib.training.dataset import Corpus, FileTable
+from lstm_lib.training.folders import DataError
+
+
+@dataclass
+class Sources:
+    """使用者给的数据：``data`` 是认得的数据集的根，其余是文件夹；``valid`` 是成对的（纯净、带噪）或 None。"""
+
+    speech: list = field(default_factory=list)
+    noise: list = field(default_factory=list)
+    paired: list = field(default_factory=list)
+    data: list = field(default_factory=list)
+    valid: tuple | None = None
+    valid_share: float = 0.1
+    max_bad: float = 0.05
+    speaker: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class Gathered:
+    """训练与验证两份数据，以及给人看的说明、坏文件、验证组的名字。"""
+
+    train: Corpus
+    valid: Corpus
+    report: list[str]
+    bad: list
+    held: dict[str, list[str]]
+
+    def fingerprint(self) -> str:
+        """数据的指纹：文件或划分变了，它就变。"""
+        digest = hashlib.sha256()
+        for prefix, corpus in (("train", self.train), ("valid", self.valid)):
+            for name, array in corpus.save_arrays(prefix).items():
+                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+
+def gather(sources: Sources, previous: dict | None = None) -> Gathered:
+    """扫描并划分。``previous`` 是上一次的 ``held``：已定为验证的组不再挪回训练。"""
+    report, previous = [], previous or {}
+    speech_roots, noise_roots, pair_roots = _resolve(sources, report)
+    if bool(speech_roots) != bool(noise_roots):
+        lacking, given = ("--noise", "语音") if speech_roots else ("--speech", "噪声")
+        raise DataError(f"只给了{given}，还缺 {lacking}：现场混合要语音与噪声两样。")
+    if not speech_roots and not pair_roots:
+        raise DataError("没有给训练数据：请给 --speech 与 --noise，或 --paired，或 --data。")
+    bad, held, train, valid = [], {}, {}, {}
+    for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
+        files = _scan(kind, roots, sources, bad) if roots else []
+        train[kind], valid[kind], held[kind] = _split(kind, files, sources, previous, report)
+    pairs = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
+    train["pairs"], valid["pairs"], held["pairs"] = _split("pairs", pairs, sources, previous, report)
+    if sources.valid:
+        fixed = scan_pairs(*sources.valid, sources, bad)
+        report.append(f"验证：成对的 {len(fixed)} 对，来自 {sources.valid[0]}")
+        valid = {"speech": [], "noise": [], "pairs": fixed}
+        _refuse_overlap(fixed, train)
+    return Gathered(_corpus(train), _corpus(valid), report, bad, held)
+
+
+def valid_pair(given) -> tuple[Path, Path]:
+    """--valid 的一个或两个文件夹 → 成对的（纯净、带噪）。"""
+    if len(given) == 2:
+        return Path(given[0]), Path(given[1])
+    root = Path(given[0])
+    pairs = [p for found in known.recognise(root) for p in found.pairs("test")] if root.is_dir() else []
+    pairs += (
+        [(root / "clean", root / "noisy")] if (root / "clean").is_dir() and (root / "noisy").is_dir() else []
+    )
+    if len(given) != 1 or len(pairs) != 1:
+        raise DataError(
+            f"--valid {' '.join(map(str, given))}：请给成对的“纯净 带噪”两个文件夹，"
+            "或内有 clean、noisy 两个子文件夹的一个文件夹。"
+        )
+    return pairs[0]
+
+
+def _resolve(sources, report):
+    """认得的布局换成其中该用的子文件夹；不认得的原样用。"""
+    speech, noise, pairs = [], [], [tuple(map(Path, p)) for p in sources.paired]
+    for role, roots, target in (("speech", sources.speech, speech), ("noise", sources.noise, noise)):
+        for root in map(Path, roots):
+            found = [f for f in known.recognise(root) if f.folders(role)] if root.is_dir() else []
+            for each in found:
+                report.append(f"{root} 认作 {each.layout.name}：{each.layout.note}")
+            target += [folder for each in found for folder in each.folders(role)] or [root]
+    for root in map(Path, sources.data):
+        found = known.recognise(root) if root.is_dir() else []
+        if not found:
+            names = "、".join(layout.name for layout in known.LAYOUTS)
+            raise DataError(
+                f"--data {root} 不是认得的数据集（{names}）；请改用 --speech 与 --noise，或 --paired。"
+            )
+        for each in found:
+            report.append(f"{each.base} 认作 {each.layout.name}：{each.layout.note}")
+            pairs += each.pairs()
+            # MUSAN 的语音混进语音里没有坏处，但同一份数据不该又当语音又当噪声
+            speech += each.folders("speech") if each.layout.name != "MUSAN" else []
+            noise += each.folders("noise")
+    return speech, noise, pairs
+
+
+def _held_out(roots):
+    """认得的数据集的官方测试集：给的不是测试集本身，就一个文件也不碰（符号链接也认得出）。"""
+    skip = []
+    for root in roots:
+        found = known.layout_above(root)
+        for folder in found.folders("held_out") if found else []:
+            if not Path(root).absolute().is_relative_to(folder.absolute()):
+                skip += [folder, *folders.find_audio([folder])[0]]
+    return skip
+
+
+KINDS = {"speech": "语音", "noise": "噪声", "pairs": "成对数据"}
+
+
+def _scan(kind, roots, sources, bad):
+    pattern = sources.speaker if kind == "speech" else None
+    good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
+    folders.check_bad(unusable, len(good), sources.max_bad, f"{KINDS[kind]}（{'、'.join(map(str, roots))}）")
+    bad += unusable
+    return good
+
+
+def scan_pairs(clean_root, noisy_root, sources, bad):
+    """扫描两个文件夹并配对；不能用的添进 ``bad``，太多就抛 :class:`DataError`。"""
+    clean, bad_clean = folders.scan([clean_root], sources.speaker)
+    noisy, bad_noisy = folders.scan([noisy_root], sources.speaker)
+    pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root)
+    unusable = bad_clean + bad_noisy + unmatched
+    folders.check_bad(unusable, 2 * len(pairs), sources.max_bad, f"成对数据（{clean_root} 与 {noisy_root}）")
+    bad += unusable
+    return pairs
+
+
+def _split(kind, items, sources, previous, report):
+    if not items:
+        return [], [], []
+    name = KINDS[kind]
+    files = [p.clean for p in items] if kind == "pairs" else items
+    durations = {}
+    for file in files:
+        durations[file.group] = durations.get(file.group, 0) + file.seconds
+    total = _duration(sum(durations.values()))
+    unit = "来源" if kind == "noise" else "说话人"
+    if sources.valid:
+        report.append(f"{name}：{len(items)} 个文件，{total}，全部用于训练")
+        return items, [], []
+    chosen = folders.split_groups(durations, sources.valid_share, sources.seed, previous.get(kind, ()))
+    train = [i for i, f in zip(items, files, strict=True) if f.group not in chosen]
+    valid = [i for i, f in zip(items, files, strict=True) if f.group in chosen]
+    counts = f"训练 {len(train)} 个、验证 {len(valid)} 个"
+    report.append(f"{name}：{len(items)} 个文件，{total}，{len(durations)} 个{unit}；{counts}")
+    if kind != "noise" and all(f.group == f.path for f in files):
+        report.append(
+            f"注意：认不出{name}里谁是谁，只好一个文件算一个说话人，同一人可能两边都有；"
+            "请一人一个子文件夹，或用 --speaker 给出正则"
+        )
+    return train, valid, sorted(chosen)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} 小时" if seconds >= 3600 else f"{seconds / 60:.1f} 分钟"
+
+
+def _refuse_overlap(fixed, train):
+    used = {f.path for f in (*train["speech"], *train["noise"])}
+    used |= {f.path for p in train["pairs"] for f in (p.clean, p.noisy)}
+    both = [f.path for p in fixed for f in (p.clean, p.noisy) if f.path in used]
+    if both:
+        raise DataError(f"{both[0]} 等 {len(both)} 个文件既在训练里又在 --valid 里；请把两者分开。")
+
+
+def _corpus(parts):
+    clean = [p.clean for p in parts["pairs"]]
+    noisy = [p.noisy for p in parts["pairs"]]
+    return Corpus(*(FileTable.of(files) for files in (parts["speech"], parts["noise"], clean, noisy)))
+
+
+def save_index(path, gathered: Gathered) -> None:
+    """写下两份数据的清单，供其他进程读；不含 pickle。"""
+    arrays = {**gathered.train.save_arrays("train"), **gathered.valid.save_arrays("valid")}
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def load_index(path) -> tuple[Corpus, Corpus]:
+    """读回 :func:`save_index` 写下的（训练, 验证）。"""
+    with np.load(path, allow_pickle=False) as arrays:
+        return Corpus.from_arrays(arrays, "train"), Corpus.from_arrays(arrays, "valid")
+
+
+def save_held(path, held: dict) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(held, ensure_ascii=True, indent=1), encoding="ascii")
+
+
+def load_held(path) -> dict:
+    """上一次的验证组；没有或读不了就当没有（会按同样的散列重新划分）。"""
+    try:
+        held = json.loads(Path(path).read_text(encoding="ascii"))
+        return held if isinstance(held, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def save_bad(path, bad) -> None:
+    """坏文件清单，一行一个：路径、制表符、原因。"""
+    with (
+        atomic_path(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        stream.writelines(f"{b.path}\t{b.reason}\n" for b in bad)

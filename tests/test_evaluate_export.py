@@ -1,0 +1,252 @@
+"""evaluate 与 export 两个命令：在随机权重的网络与很小的文件夹上。"""
+
+import csv
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+import torch
+
+from lstm_lib import irm, onnx_graph
+from lstm_lib.audio import SAMPLE_RATE, si_sdr
+from lstm_lib.cli import main
+from lstm_lib.lstm import LSTM
+from lstm_lib.ncnn_model import NcnnRunner
+from lstm_lib.training import checkpoint, evaluation, export
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return irm.IRMNetwork().eval()
+
+
+@pytest.fixture(scope="module")
+def model(network, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "best.safetensors"
+    irm.save(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """三对：不同采样率，一对立体声。"""
+    root = tmp_path_factory.mktemp("pairs")
+    rng = np.random.default_rng(0)
+    for number, (rate, channels) in enumerate([(16000, 1), (48000, 1), (16000, 2)]):
+        t = np.arange(int(1.5 * rate)) / rate
+        clean = 0.1 * np.sin(2 * np.pi * 200 * t) * (1 + np.sin(2 * np.pi * 3 * t))
+        noisy = clean + rng.normal(0, 0.03, len(clean))
+        for name, wave in (("clean", clean), ("noisy", noisy)):
+            (root / name).mkdir(exist_ok=True)
+            wave = np.repeat(wave[:, None], channels, 1).squeeze()
+            soundfile.write(root / name / f"{number}.wav", wave, rate, subtype="FLOAT")
+    return root
+
+
+def run(*arguments):
+    return main([str(a) for a in arguments])
+
+
+# ---- evaluate ----
+
+
+def test_table_and_csv(folders, model, tmp_path, capsys):
+    code = run(
+        "evaluate", "--paired", folders / "clean", folders / "noisy", "--model", model, "--no-pesq",
+        "--csv", tmp_path / "s.csv",
+    )  # fmt: skip
+    assert code == 0
+    out = capsys.readouterr().out
+    for method in evaluation.METHODS:
+        assert method in out
+    with open(tmp_path / "s.csv", newline="", encoding="utf-8-sig") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == len(evaluation.METHODS) * (1 + 3)
+    first = next(r for r in rows if r["file"].endswith("0.wav") and r["method"] == "带噪")
+    clean, noisy = (soundfile.read(folders / k / "0.wav", dtype="float32")[0] for k in ("clean", "noisy"))
+    assert float(first["si_sdr"]) == pytest.approx(si_sdr(clean, noisy), abs=1e-4)
+    means = {r["method"]: float(r["si_sdr"]) for r in rows if r["file"] == "平均"}
+    each = [float(r["si_sdr"]) for r in rows if r["file"] != "平均" and r["method"] == "理想掩蔽"]
+    assert means["理想掩蔽"] == pytest.approx(np.mean(each))
+    assert means["理想掩蔽"] > means["带噪"] + 5, "理想掩蔽应远好于不处理"
+
+
+def test_processes_do_not_change_the_scores(folders, model):
+    from lstm_lib.training import sources
+
+    pairs = sources.scan_pairs(folders / "clean", folders / "noisy", sources.Sources(), [])
+    one = evaluation.evaluate(pairs, model, ["si_sdr"])
+    two = evaluation.evaluate(pairs, model, ["si_sdr"], workers=2)
+    assert one.names == two.names
+    for method in evaluation.METHODS:
+        assert np.array_equal(one.values[method]["si_sdr"], two.values[method]["si_sdr"])
+
+
+def test_silent_pair_is_skipped_and_named(folders, model, tmp_path, capsys):
+    for name in ("clean", "noisy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.wav").symlink_to(folders / name / "0.wav")
+        soundfile.write(tmp_path / name / "silent.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    arguments = [
+        "evaluate",
+        "--paired",
+        tmp_path / "clean",
+        tmp_path / "noisy",
+        "--model",
+        model,
+        "--no-pesq",
+    ]
+    assert run(*arguments) == 1
+    assert "silent.wav" in capsys.readouterr().err
+    assert run(*arguments, "--max-bad", "0.6") == 0
+    streams = capsys.readouterr()
+    assert "silent.wav" in streams.err and "1 对文件的平均" in streams.out
+
+
+def test_too_short_for_stoi_is_told_apart(model, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name in ("clean", "noisy"):
+        (tmp_path / name).mkdir()
+        soundfile.write(tmp_path / name / "a.wav", rng.normal(0, 0.1, 3000), SAMPLE_RATE)
+    assert (
+        run("evaluate", "--paired", tmp_path / "clean", tmp_path / "noisy", "--model", model, "--no-pesq")
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "算不出" in out and "STOI：有 1 对" in out
+
+
+def test_pesq_column_only_when_installed(folders, model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    assert run("evaluate", "--paired", folders / "clean", folders / "noisy", "--model", model) == 0
+    out = capsys.readouterr().out
+    assert "pip install pesq" in out and "PESQ" not in out.splitlines()[1]
+
+
+def test_voicebank_test_set_is_found(folders, model, tmp_path, capsys):
+    for part in ("trainset_28spk_wav", "testset_wav"):
+        for kind in ("clean", "noisy"):
+            (tmp_path / f"{kind}_{part}").mkdir()
+            (tmp_path / f"{kind}_{part}" / "p232_001.wav").symlink_to(folders / kind / "0.wav")
+    assert run("evaluate", "--data", tmp_path, "--model", model, "--no-pesq") == 0
+    assert "1 对文件的平均" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "没有给数据"),
+        (["--data", "."], "没有找到认得的测试集"),
+        (["--paired", "无", "有"], "找不到文件夹"),
+        (["--paired", "CLEAN", "NOISY", "--model", "没有.pt"], "找不到"),
+    ],
+)
+def test_evaluate_errors(folders, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    names = {"CLEAN": folders / "clean", "NOISY": folders / "noisy"}
+    assert run("evaluate", *(names.get(a, a) for a in arguments)) == 1
+    assert words in capsys.readouterr().err
+
+
+# ---- export ----
+
+
+def reference(network, frames):
+    x = np.abs(np.random.default_rng(5).normal(size=(frames, 256))).astype(np.float32)
+    with torch.inference_mode():
+        return x, network(torch.from_numpy(x)[None])[0].numpy()
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+def test_exports_agree_with_torch(tmp_path, repaired, capsys):
+    torch.manual_seed(1)
+    network = irm.IRMNetwork(repaired=repaired).eval()
+    irm.save(network, tmp_path / "best.safetensors")
+    x, mask = reference(network, 23)
+    for to in ("onnx", "ncnn", "bin"):
+        assert run("export", tmp_path, "--to", to, "--out", tmp_path / "out" / f"m.{to}") == 0
+    assert "最大差" in capsys.readouterr().out
+    onnx_mask = onnx_graph.run(tmp_path / "out" / "m.onnx", x[None])[0][0]
+    assert np.abs(onnx_mask - mask).max() < 1e-5
+    assert set(onnx_graph.operator_counts(tmp_path / "out" / "m.onnx")) >= {"LSTM", "Sigmoid"}
+    runner = NcnnRunner(tmp_path / "out" / "m.ncnn.param", tmp_path / "out" / "m.ncnn.bin")
+    assert np.abs(runner(x) - mask).max() < 1e-5
+    lstm = LSTM.load(tmp_path / "out" / "m.bin")
+    hidden = network.mask(torch.from_numpy(x)[None])[0][0].detach().numpy()
+    assert np.abs(lstm(x[None])[0][0] - hidden).max() < 1e-5
+    assert (tmp_path / "out" / "m.head.bin").exists() == repaired
+
+
+def test_streaming_export_carries_the_state(network, model, tmp_path):
+    x, mask = reference(network, 9)
+    for to in ("onnx", "ncnn"):
+        assert run("export", model, "--to", to, "--out", tmp_path / "s", "--streaming") == 0
+    session = onnx.load(tmp_path / "s.onnx")
+    assert [i.name for i in session.graph.input] == ["x", "h", "c"]
+    runner = NcnnRunner(tmp_path / "s.param", tmp_path / "s.bin")
+    state = [np.zeros((1, 257), np.float32)] * 2
+    by_onnx = [s[None] for s in state]
+    for t, frame in enumerate(x):
+        got, *by_onnx = onnx_graph.run(session, frame[None, None], *by_onnx)
+        assert np.abs(got.reshape(-1) - mask[t]).max() < 1e-5
+        got, *state = runner(frame[None], *(s.reshape(1, -1) for s in state))
+        assert np.abs(got.reshape(-1) - mask[t]).max() < 1e-5
+
+
+def test_fp16_halves_the_file(model, tmp_path):
+    assert run("export", model, "--to", "ncnn", "--out", tmp_path / "a") == 0
+    assert run("export", model, "--to", "ncnn", "--out", tmp_path / "b", "--fp16") == 0
+    assert (tmp_path / "b.bin").stat().st_size < 0.6 * (tmp_path / "a.bin").stat().st_size
+
+
+def test_nothing_is_written_when_the_check_fails(network, tmp_path, monkeypatch):
+    """故意把导出的权重弄坏：核对要发现，旧文件要原样。"""
+    target = tmp_path / "m.bin"
+    target.write_bytes(b"old")
+    honest = export.WRITERS["bin"]
+
+    def dishonest(net, *rest):
+        broken = irm.IRMNetwork()
+        broken.load_state_dict(net.state_dict())
+        with torch.no_grad():
+            broken.mask.weight_ih_l0[:257], broken.mask.weight_ih_l0[257:514] = (
+                net.mask.weight_ih_l0[257:514], net.mask.weight_ih_l0[:257],
+            )  # fmt: skip
+        return honest(broken, *rest)
+
+    monkeypatch.setitem(export.WRITERS, "bin", dishonest)
+    with pytest.raises(export.ExportError, match="没有写文件"):
+        export.export(network, "bin", target)
+    assert target.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+
+
+def test_export_reads_training_checkpoints(network, tmp_path):
+    state = {"epoch": 1, "settings": {"repaired": True}, "network": network.state_dict()}
+    checkpoint.save(tmp_path, state)
+    assert run("export", tmp_path / "last.pt", "--to", "bin", "--out", tmp_path / "m") == 0
+    assert (tmp_path / "m.bin").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--to", "onnx", "--fp16"], "只用于 --to ncnn"),
+        (["--to", "bin", "--streaming"], "只用于 onnx 与 ncnn"),
+        (["--to", "onnx", "--out", "."], "已有的文件夹"),
+    ],
+)
+def test_export_errors(model, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert run("export", model, *arguments) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_damaged_weights_are_refused(model, tmp_path, capsys):
+    (tmp_path / "best.safetensors").write_bytes(model.read_bytes()[:1000])
+    assert run("export", tmp_path, "--to", "bin", "--out", tmp_path / "m") == 1
+    assert "best.safetensors" in capsys.readouterr().err
+    assert run("export", tmp_path / "nothing", "--to", "bin", "--out", tmp_path / "m") == 1

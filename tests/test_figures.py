@@ -1,0 +1,367 @@
+"""插图：磁盘上的文件与重新画的逐字节相同；字不缺、不重叠、不出界；SVG 合法，标识不冲突，颜色跟着主题走。"""
+
+import base64
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+import warnings
+import xml.etree.ElementTree as ET
+from importlib.resources import files
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from fontTools.ttLib import TTFont
+from matplotlib.text import Text
+from PIL import Image
+
+from lstm_lib import figures, layouts
+from lstm_lib.figures import catalogue, cell, charts, interactive, matrices, palette, style, svg
+
+NAMES = list(catalogue.DRAWINGS)
+
+
+def texts_of(fig):
+    return [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip()]
+
+
+@pytest.fixture
+def book_style():
+    with style.style_context():
+        yield
+    plt.close("all")
+
+
+# ---------------------------------------------------------------- 示意图
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return catalogue.contents()
+
+
+def test_committed_files_are_what_the_code_draws(drawn):
+    stale = [name for name, text in drawn.items() if (catalogue.ROOT / name).read_bytes() != text.encode()]
+    assert not stale, f"{stale} 与代码画出来的不同：请运行 python -m lstm_lib.figures 后一并提交"
+
+
+def test_regenerate_writes_only_what_changed(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(catalogue, "contents", lambda: drawn)
+    assert catalogue.regenerate(tmp_path) == list(drawn)
+    (tmp_path / "img" / "gate.svg").write_text("坏了", encoding="utf-8")
+    (tmp_path / "img" / "logo.svg").unlink()
+    assert catalogue.regenerate(tmp_path) == ["img/gate.svg", "img/logo.svg"]
+    assert {name: (tmp_path / name).read_bytes().decode() for name in drawn} == drawn
+
+
+def test_drawing_does_not_depend_on_the_process(drawn):
+    code = "from lstm_lib.figures import catalogue as c; print(c.draw('lstm_cell'), end='')"
+    out = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code],
+        capture_output=True,
+        check=True,
+        text=True,
+        encoding="utf-8",
+    )
+    assert out.stdout == drawn["img/lstm_cell.svg"]
+    assert out.stderr == ""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_text_stays_inside_and_apart(name, book_style):
+    """每段文字都在画布内，任意两段文字的外框不相交。"""
+    fig = catalogue.DRAWINGS[name][0]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # 缺字形时 matplotlib 会警告
+        fig.canvas.draw()
+    boxes = [(t.get_text(), t.get_window_extent()) for t in texts_of(fig)]
+    assert boxes
+    for content, bounds in boxes:
+        inside = (
+            bounds.x0 >= 0 and bounds.y0 >= 0 and bounds.x1 <= fig.bbox.width and bounds.y1 <= fig.bbox.height
+        )
+        assert inside, f"{name}：“{content}”超出了画布 {bounds}"
+    for (a, first), (b, second) in itertools.combinations(boxes, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        down = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert across <= 0.5 or down <= 0.5, f"{name}：“{a}”与“{b}”重叠"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_svg_is_valid_themed_and_described(name):
+    text = (catalogue.ROOT / "img" / f"{name}.svg").read_text(encoding="utf-8")
+    root = ET.fromstring(text)
+    assert root.tag.endswith("svg") and root.get("role") == "img"
+    assert len(root.get("aria-label")) >= 8
+    ids = [e.get("id") for e in root.iter() if e.get("id")]
+    assert len(ids) == len(set(ids))
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    assert {a or b for a, b in used} <= set(ids)
+    body = re.sub(r"<style>.*?</style>", "", text)
+    assert not re.findall(r"#[0-9a-fA-F]{6}\b", body), "图里出现了调色板以外的颜色，换主题时不会变"
+    assert "<text" not in body and "http:" not in body.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert len(text) < 120_000
+
+
+def test_inline_twice_gives_distinct_ids():
+    text = (catalogue.ROOT / "img" / "gate.svg").read_text(encoding="utf-8")
+    first, second = svg.inline(text), svg.inline(text)
+    ids = [set(re.findall(r' id="([^"]+)"', part)) for part in (first, second)]
+    assert ids[0] and not ids[0] & ids[1]
+    for part in (first, second):
+        assert set(re.findall(r'href="#([^"]+)"', part)) <= set(re.findall(r' id="([^"]+)"', part))
+        assert "<style>" not in part and "--c-ink:var(--fig-ink,var(--jp-content-font-color1" in part
+
+
+def test_parts_of_the_cell_differ(drawn):
+    pictures = [drawn[f"img/lstm_{'cell' if part == 'all' else part}.svg"] for part in cell.PARTS]
+    assert len(set(pictures)) == len(cell.PARTS)
+
+
+def test_unknown_part_is_refused(book_style):
+    with pytest.raises(ValueError, match="part 只能是"):
+        cell.cell_part("nothing")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "hidden", "order"),
+    [(256, 257, "torch"), (64, 128, "onnx"), (512, 128, "ncnn"), (1, 300, "ifgo")],
+)
+def test_weight_blocks_for_other_sizes(inputs, hidden, order, book_style):
+    fig = matrices.weight_blocks(inputs, hidden, order)
+    shown = [t.get_text() for t in texts_of(fig)]
+    assert f"{4 * hidden} × {inputs}" in shown and str(3 * hidden) in shown
+    letters = [t[3:-1].rstrip("}")[-1] for t in shown if t.startswith("$W_{i")]
+    assert "".join(letters) == layouts.gate_order(order)
+    fig.canvas.draw()
+    assert all(t.get_window_extent().x1 <= fig.bbox.width for t in texts_of(fig))
+
+
+# ---------------------------------------------------------------- 字体
+
+
+def test_font_has_every_common_character():
+    path = files("lstm_lib") / "fonts" / "LSTMBookSans-Regular.otf"
+    have = set(TTFont(path).getBestCmap())
+    wanted = set()
+    for high in range(0xA1, 0xF8):
+        for low in range(0xA1, 0xFF):
+            try:
+                wanted.add(ord(bytes([high, low]).decode("gb2312")))
+            except UnicodeDecodeError:
+                continue
+    wanted |= set(map(ord, "掩蔽遗忘细胞状态σ−×÷±≤≥∞→←⊙µμ²³①…—“”"))
+    missing = wanted - have
+    assert not missing, f"字体里缺 {''.join(map(chr, sorted(missing)[:50]))}"
+    assert (
+        (files("lstm_lib") / "fonts" / "OFL.txt").read_text(encoding="utf-8").count("SIL OPEN FONT LICENSE")
+    )
+
+
+def test_drawings_use_the_books_own_font(book_style):
+    fig = catalogue.DRAWINGS["book_map"][0]()
+    names = {t.get_fontproperties().get_name() for t in texts_of(fig)}
+    assert names == {style.FONT_FAMILY}
+
+
+# ---------------------------------------------------------------- figures.show 与图表
+
+
+def shown(monkeypatch, fig, **kwargs):
+    caught = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw=False: caught.append(data))
+    figures.show(fig, **kwargs)
+    (data,) = caught
+    return data
+
+
+def test_show_emits_inline_figure(monkeypatch, book_style):
+    fig, ax = plt.subplots()
+    ax.plot([0, 1], [0, 1], label="遗忘门")
+    data = shown(monkeypatch, fig, alt='一条线 <"&">', caption="说明 <b>")
+    root = ET.fromstring(data["text/html"])
+    assert root.tag == "figure"
+    picture = root.find(".//{http://www.w3.org/2000/svg}svg")
+    assert picture.get("aria-label") == '一条线 <"&">' and picture.get("role") == "img"
+    assert root.find("figcaption").text == "说明 <b>"
+    assert "var(--c-blue)" in data["text/html"] and palette.BLUE not in data["text/html"].split(">", 3)[3]
+    assert "说明" in data["text/plain"]
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("alt", ["", "  "])
+def test_show_needs_a_description(alt, book_style):
+    fig, _ = plt.subplots()
+    with pytest.raises(ValueError, match="alt"):
+        figures.show(fig, alt=alt)
+
+
+def test_images_keep_their_pixels_when_shrunk(book_style):
+    rng = np.random.default_rng(0)
+    values = rng.random((40, 60))
+    fig, ax = plt.subplots()
+    charts.heatmap(ax, values, vmin=0, vmax=1)
+    text = svg.render(fig, "热图")
+    (data,) = re.findall(r"base64,([^\"]+)", text)
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"))
+    colours = {tuple(c) for c in pixels.reshape(-1, 3)}
+    right = charts.colormap("magma", charts.LEVELS // 2)(values, bytes=True)[..., :3]
+    expected = {tuple(c) for c in right.reshape(-1, 3)}
+    assert colours == expected
+    assert len(data) < 40 * 60 * 2
+
+
+def test_spectrogram_shows_a_tone_where_it_is(book_style):
+    t = np.arange(16000) / 16000
+    _, ax = plt.subplots()
+    image = figures.spectrogram(ax, np.sin(2 * np.pi * 2000 * t).astype(np.float32))
+    data = np.asarray(image.get_array())
+    assert data.shape[0] == 257
+    assert data[:, 30].argmax() == 64  # 2000 Hz / 31.25 Hz
+    left, right, bottom, top = image.get_extent()
+    assert (bottom, top) == (0, 8)
+    assert left < 0 and 1 < right < 1.1
+
+
+@pytest.mark.parametrize("bad", [np.zeros((3, 4)), np.zeros((2, 2, 257)), np.float32(1)])
+def test_spectrogram_refuses_other_shapes(bad, book_style):
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match="形状"):
+        figures.spectrogram(ax, bad)
+
+
+def test_waveform_envelope_keeps_the_peaks(book_style):
+    wave = np.zeros(50_000, np.float32)
+    wave[12_345], wave[43_210] = 0.9, -0.8
+    _, ax = plt.subplots()
+    figures.waveform(ax, wave)
+    points = ax.collections[0].get_paths()[0].vertices
+    assert points[:, 1].max() == pytest.approx(0.9) and points[:, 1].min() == pytest.approx(-0.8)
+    assert len(points) < 2000
+    figures.waveform(ax, np.ones(3))
+    with pytest.raises(ValueError, match="非空"):
+        figures.waveform(ax, np.zeros(0))
+
+
+def test_parity_ladder_marks_what_is_out_of_bounds(book_style):
+    fig, ax = plt.subplots()
+    figures.parity_ladder(
+        ax, [("好", 1e-7, 1e-5), ("相等", 0.0, 1e-5), ("坏", 1e-2, 1e-3), ("非数", float("nan"), 1e-3)]
+    )
+    notes = {t.get_text(): t.get_color() for t in ax.texts}
+    assert notes["1.0e-07"] == notes["完全相等"] == palette.BLUE
+    assert notes["1.0e-02"] == notes["nan"] == palette.RED
+    fig.canvas.draw()
+    with pytest.raises(ValueError, match="至少"):
+        figures.parity_ladder(ax, [])
+
+
+def test_roofline_bends_at_the_peak(book_style):
+    _, ax = plt.subplots()
+    figures.roofline(ax, [("内存", 10.0)], [("点", 0.5, 4.0)], peak_gflops=100.0)
+    x, y = ax.get_lines()[0].get_data()
+    assert np.allclose(y, np.minimum(10 * x, 100)) and y.max() == 100
+    with pytest.raises(ValueError, match="正数"):
+        figures.roofline(ax, [("内存", 0.0)], [], peak_gflops=1.0)
+
+
+# ---------------------------------------------------------------- 颜色
+
+
+def luminance(colour):
+    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in palette.COLOURS if name not in ("grid", "paper", "panel")])
+def test_colours_are_readable_in_both_themes(name):
+    """文字用得到的颜色，对背景与浅底的对比度都不低于 4.5（WCAG AA）。"""
+    colour = palette.COLOURS[name]
+    for side in ("light", "dark"):
+        for ground in ("paper", "panel"):
+            assert contrast(getattr(colour, side), getattr(palette.COLOURS[ground], side)) >= 4.5
+    fallback = palette.blend(colour.light, colour.dark, 0.38)
+    if not colour.host:  # 在不认识本书变量的环境里，白底与黑底都要看得清线条
+        assert min(contrast(fallback, "#ffffff"), contrast(fallback, "#111111")) >= 3
+
+
+def test_colours_are_distinct():
+    for side in ("light", "dark"):
+        values = [getattr(colour, side) for colour in palette.COLOURS.values()]
+        assert len(set(values)) == len(values)
+
+
+# ---------------------------------------------------------------- 拨动门的图
+
+
+def test_explorer_ids_are_unique_and_labelled():
+    html = interactive.gate_explorer_html("门-1")
+    assert "@ID@" not in html and "@VARIABLES@" not in html
+    assert 'id="门-1"' in html and "noscript" in html
+    assert not re.search(r"(src|href)=|https?:", html), "拨动门的图不应引用任何外部资源"
+    assert "$" not in html, "美元号会被网页当成公式"
+
+
+def test_explorer_computes_the_lstm_step(tmp_path):
+    """在真的浏览器里用键盘拨滑块，显示的 c、h 要等于公式算出来的。"""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    import shutil
+
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser_path:
+        pytest.skip("没有装 Chromium")
+    page_file = tmp_path / "page.html"
+    both = interactive.gate_explorer_html("a") + interactive.gate_explorer_html("b")
+    page_file.write_text(f"<!doctype html><meta charset=utf-8><body>{both}", encoding="utf-8")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        page = browser.new_page(viewport={"width": 390, "height": 800})
+        errors = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(page_file.as_uri())
+        other = page.locator("#b").get_attribute("data-c")
+        page.locator("#a-f").focus()
+        for _ in range(7):
+            page.keyboard.press("ArrowLeft")
+        page.get_by_label("候选值 g").first.focus()
+        page.keyboard.press("Home")
+        value = {k: float(page.locator(f"#a-{k}").input_value()) for k in "figoc"}
+        c, h = (float(page.locator("#a").get_attribute(f"data-{k}")) for k in "ch")
+        page.get_by_role("button", name="整个换新").first.click()
+        renewed = float(page.locator("#a").get_attribute("data-c"))
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        untouched = page.locator("#b").get_attribute("data-c") == other
+        said = page.locator("#a .sum").inner_text()
+        browser.close()
+    assert value["f"] == pytest.approx(0.83) and value["g"] == -1
+    assert c == pytest.approx(value["f"] * value["c"] + value["i"] * value["g"])
+    assert h == pytest.approx(value["o"] * np.tanh(c))
+    assert renewed == -1 and "−1.00" in said
+    assert untouched and wide <= 390 and not errors
+
+
+# ---------------------------------------------------------------- 章节
+
+
+def test_every_picture_in_the_chapters_has_a_description():
+    """各章里引用的示意图都存在，都有 :alt:。"""
+    found = 0
+    for path in sorted((catalogue.ROOT / "chapters").glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+        for target, body in re.findall(r"```\{figure\} (\S+)\n(.*?)```", text, flags=re.S):
+            found += 1
+            assert (path.parent / target).is_file(), f"{path.name} 引用的 {target} 不存在"
+            assert re.search(r"^:alt: \S", body, flags=re.M), f"{path.name} 的 {target} 没有 :alt:"
+    assert found

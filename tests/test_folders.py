@@ -1,0 +1,409 @@
+"""找文件、认数据集、划分：在各公开数据集同样形状的小树上。"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from lstm_lib.training import folders, known, sources
+from lstm_lib.training.folders import DataError
+
+
+def tone(path, seconds=0.2, rate=16000, channels=1, seed=0):
+    """写一个很短的声音文件；格式由扩展名定。"""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    soundfile.write(path, rng.normal(0, 0.1, (int(seconds * rate), channels)).squeeze(), rate)
+    return path
+
+
+def tree(root, names):
+    for number, name in enumerate(names):
+        tone(Path(root) / name, seed=number)
+    return Path(root)
+
+
+def speech_tree(root):
+    return tree(root, [f"spk{s}/u{u}.wav" for s in range(4) for u in range(2)])
+
+
+def noise_tree(root):
+    return tree(root, [f"n{i}.wav" for i in range(4)])
+
+
+def all_paths(corpus, name):
+    table = getattr(corpus, name)
+    return {table.path(i) for i in range(len(table))}
+
+
+def speakers_of(table_paths, depth=-2):
+    return {Path(p).parts[depth] for p in table_paths}
+
+
+# ---- 找文件 ----
+
+
+def test_recursive_and_every_format(tmp_path):
+    names = ["a.wav", "b/c.WAV", "b/d/e.flac", "b/d/f.OGG", "中文 目录/语音 1.wav"]
+    tree(tmp_path, names)
+    (tmp_path / "readme.txt").write_text("不是声音")
+    (tmp_path / "._a.wav").write_bytes(b"mac")
+    paths, bad = folders.find_audio([tmp_path])
+    assert {os.path.relpath(p, tmp_path) for p in paths} == set(names)
+    assert not bad
+
+
+def test_symlinks_followed_and_loops_end(tmp_path):
+    tone(tmp_path / "elsewhere" / "x.wav")
+    root = tmp_path / "root"
+    tone(root / "a.wav")
+    (root / "sub").mkdir()
+    (root / "sub" / "up").symlink_to(root)  # 成圈
+    (root / "self").symlink_to(root / "self")  # 指向自己
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "again.wav").symlink_to(root / "a.wav")  # 同一个文件的第二个名字
+    (root / "broken.wav").symlink_to(root / "nothing.wav")
+    paths, bad = folders.find_audio([root])
+    assert sorted(os.path.basename(p) for p in paths) == ["a.wav", "x.wav"]
+    assert [os.path.basename(b.path) for b in bad] == ["broken.wav"]
+    assert "链接断了" in bad[0].reason
+
+
+def test_order_does_not_depend_on_the_file_system(tmp_path):
+    tree(tmp_path, ["z.wav", "a.wav", "m/b.wav"])
+    first = folders.find_audio([tmp_path])[0]
+    assert first == folders.find_audio([tmp_path])[0]
+    assert [os.path.relpath(p, tmp_path) for p in first] == ["a.wav", "z.wav", "m/b.wav"]
+
+
+def test_scan_reports_unreadable_files(tmp_path):
+    tone(tmp_path / "good.wav")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "text.flac").write_text("假的")
+    soundfile.write(tmp_path / "zero.wav", np.zeros(0), 16000)
+    good, bad = folders.scan([tmp_path])
+    assert [os.path.basename(f.path) for f in good] == ["good.wav"]
+    assert {os.path.basename(b.path) for b in bad} == {"empty.wav", "text.flac", "zero.wav"}
+    assert all(b.reason for b in bad)
+    folders.check_bad(bad, len(good), 0.75, "语音")
+    with pytest.raises(DataError, match=r"4 个文件有 3 个不能用（75.0%.*--max-bad"):
+        folders.check_bad(bad, len(good), 0.5, "语音")
+
+
+def test_missing_and_empty_folders_say_so(tmp_path):
+    with pytest.raises(DataError, match="找不到文件夹"):
+        folders.find_audio([tmp_path / "没有"])
+    with pytest.raises(DataError, match="不是文件夹"):
+        folders.find_audio([tone(tmp_path / "a.wav")])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.mp3").write_bytes(b"x")
+    good, bad = folders.scan([tmp_path / "empty"])
+    with pytest.raises(DataError, match="一个 wav、flac 或 ogg 文件也没有"):
+        folders.check_bad(bad, len(good), 0.5, "语音")
+
+
+# ---- 认布局 ----
+
+TREES = {
+    "VoiceBank-DEMAND": [
+        f"{kind}_{part}/{name}"
+        for kind in ("clean", "noisy")
+        for part, names in (
+            ("trainset_28spk_wav", ["p226_001.wav", "p226_002.wav", "p287_001.wav", "p250_001.wav"]),
+            ("testset_wav", ["p232_001.wav"]),
+        )
+        for name in names
+    ],
+    "DNS Challenge": [
+        "datasets_fullband/clean_fullband/read_speech/book_00000_chp_0009_reader_06709_0_seg_1.wav",
+        "datasets_fullband/clean_fullband/read_speech/book_00000_chp_0009_reader_06709_1_seg_1.wav",
+        "datasets_fullband/clean_fullband/read_speech/book_00001_chp_0002_reader_11980_0_seg_0.wav",
+        "datasets_fullband/clean_fullband/vctk_wav48_silence_trimmed/p225/p225_001_mic1.wav",
+        "datasets_fullband/clean_fullband/emotional_speech/crema_d/1001_DFA_ANG_XX.wav",
+        "datasets_fullband/noise_fullband/-0BIyqJj9ZU.wav",
+        "datasets_fullband/noise_fullband/door_Freesound_validated_377274_0.wav",
+        "datasets_fullband/dev_testset_fullband/synthetic/clean_fileid_0.wav",
+        "datasets_fullband/impulse_responses/SLR28/rir_0.wav",
+    ],
+    "THCHS-30": [
+        f"data_thchs30/data/{name}"
+        for name in ("A11_0.wav", "A11_1.wav", "B12_250.wav", "C4_500.wav", "D4_750.wav")
+    ],
+    "AISHELL-1": [
+        "data_aishell/wav/train/S0002/BAC009S0002W0122.wav",
+        "data_aishell/wav/train/S0002/BAC009S0002W0123.wav",
+        "data_aishell/wav/train/S0003/BAC009S0003W0121.wav",
+        "data_aishell/wav/dev/S0724/BAC009S0724W0121.wav",
+        "data_aishell/wav/test/S0764/BAC009S0764W0121.wav",
+    ],
+    "MUSAN": [
+        "musan/noise/free-sound/noise-free-sound-0000.wav",
+        "musan/noise/sound-bible/noise-sound-bible-0000.wav",
+        "musan/music/fma/music-fma-0000.wav",
+        "musan/speech/librivox/speech-librivox-0000.wav",
+    ],
+    "ESC-50": [
+        "ESC-50-master/audio/1-100032-A-0.wav",
+        "ESC-50-master/audio/1-17092-A-27.wav",
+        "ESC-50-master/audio/1-17092-B-27.wav",
+        "ESC-50-master/audio/5-9032-A-0.wav",
+    ],
+    "DEMAND": [
+        "demand/DKITCHEN/ch01.wav",
+        "demand/DKITCHEN/ch02.wav",
+        "demand/NPARK/ch01.wav",
+        "demand/NPARK/ch02.wav",
+    ],
+}
+
+
+def public_tree(root, name):
+    tree(root, TREES[name])
+    if name == "THCHS-30":
+        base = root / "data_thchs30"
+        for part, files in (
+            ("train", ["A11_0", "A11_1", "B12_250"]),
+            ("dev", ["C4_500"]),
+            ("test", ["D4_750"]),
+        ):
+            (base / part).mkdir()
+            for file in files:
+                (base / part / f"{file}.wav").symlink_to(f"../data/{file}.wav")
+    if name == "ESC-50":
+        (root / "ESC-50-master" / "meta").mkdir()
+        (root / "ESC-50-master" / "meta" / "esc50.csv").write_text("filename,fold,target,category\n")
+    return root
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_layout_is_recognised_from_above(tmp_path, name):
+    public_tree(tmp_path, name)
+    found = known.recognise(tmp_path)
+    assert [f.layout.name for f in found] == [name]
+
+
+def gather(**kwargs):
+    return sources.gather(sources.Sources(**kwargs))
+
+
+def test_voicebank_splits_by_speaker_and_leaves_the_test_set(tmp_path):
+    gathered = gather(data=[public_tree(tmp_path, "VoiceBank-DEMAND")])
+    train, valid = all_paths(gathered.train, "clean"), all_paths(gathered.valid, "clean")
+    assert len(train | valid) == 4
+    assert not any("testset" in p for p in train | valid)
+    speaker = {Path(p).name.split("_")[0] for p in train}, {Path(p).name.split("_")[0] for p in valid}
+    assert not speaker[0] & speaker[1], f"说话人 {speaker[0] & speaker[1]} 两边都有"
+    for corpus in (gathered.train, gathered.valid):
+        for i in range(len(corpus.clean)):
+            assert Path(corpus.clean.path(i)).name == Path(corpus.noisy.path(i)).name
+
+
+def test_voicebank_test_set_for_evaluation(tmp_path):
+    found = known.recognise(public_tree(tmp_path, "VoiceBank-DEMAND"))[0]
+    assert [(c.name, n.name) for c, n in found.pairs("test")] == [("clean_testset_wav", "noisy_testset_wav")]
+
+
+def test_dns_takes_speech_and_noise(tmp_path):
+    gathered = gather(data=[public_tree(tmp_path, "DNS Challenge")])
+    speech = all_paths(gathered.train, "speech") | all_paths(gathered.valid, "speech")
+    noise = all_paths(gathered.train, "noise") | all_paths(gathered.valid, "noise")
+    assert len(speech) == 5
+    assert len(noise) == 2
+    assert not any("dev_testset" in p or "impulse" in p for p in speech | noise)
+
+
+def test_dns_reader_is_one_speaker(tmp_path):
+    public_tree(tmp_path, "DNS Challenge")
+    good, _ = folders.scan([tmp_path / "datasets_fullband" / "clean_fullband"])
+    groups = {Path(f.path).name: f.group for f in good}
+    assert len(set(groups.values())) == 4
+    readers = [g for n, g in groups.items() if "06709" in n]
+    assert len(readers) == 2 and len(set(readers)) == 1
+
+
+@pytest.mark.parametrize("part", [".", "data_thchs30", "data_thchs30/data", "data_thchs30/train"])
+def test_thchs30_test_speakers_are_never_touched(tmp_path, part):
+    root = public_tree(tmp_path / "t", "THCHS-30")
+    gathered = gather(speech=[root / part], noise=[noise_tree(tmp_path / "n")])
+    names = {Path(p).name for c in (gathered.train, gathered.valid) for p in all_paths(c, "speech")}
+    expected = {"A11_0.wav", "A11_1.wav", "B12_250.wav"} | (
+        set() if part.endswith("train") else {"C4_500.wav"}
+    )
+    assert names == expected, "test 里的 D4 混进来了，或漏了文件"
+
+
+@pytest.mark.parametrize("part", [".", "data_aishell", "data_aishell/wav", "data_aishell/wav/train"])
+def test_aishell_by_speaker(tmp_path, part):
+    root = public_tree(tmp_path / "a", "AISHELL-1")
+    gathered = gather(speech=[root / part], noise=[noise_tree(tmp_path / "n")])
+    train, valid = (speakers_of(all_paths(c, "speech")) for c in (gathered.train, gathered.valid))
+    assert train and valid and not train & valid
+    assert "S0764" not in train | valid
+
+
+def test_musan_as_noise_leaves_speech_out(tmp_path):
+    gathered = gather(speech=[speech_tree(tmp_path / "s")], noise=[public_tree(tmp_path / "m", "MUSAN")])
+    noise = all_paths(gathered.train, "noise") | all_paths(gathered.valid, "noise")
+    assert len(noise) == 3
+    assert not any("librivox" in p for p in noise)
+
+
+def test_esc50_keeps_one_recording_together(tmp_path):
+    public_tree(tmp_path, "ESC-50")
+    good, _ = folders.scan([tmp_path / "ESC-50-master"], by_folder=False)
+    groups = {Path(f.path).name: f.group for f in good}
+    assert groups["1-17092-A-27.wav"] == groups["1-17092-B-27.wav"]
+    assert len(set(groups.values())) == 3
+
+
+def test_demand_keeps_one_place_together(tmp_path):
+    gathered = gather(speech=[speech_tree(tmp_path / "s")], noise=[public_tree(tmp_path / "d", "DEMAND")])
+    places = [speakers_of(all_paths(c, "noise")) for c in (gathered.train, gathered.valid)]
+    assert sorted(map(len, places)) == [1, 1] and places[0] != places[1]
+
+
+def test_unknown_data_root_lists_what_is_known(tmp_path):
+    with pytest.raises(DataError, match="VoiceBank-DEMAND、DNS Challenge"):
+        gather(data=[speech_tree(tmp_path)])
+
+
+# ---- 分组与划分 ----
+
+
+def test_a_folder_each_is_a_speaker_each(tmp_path):
+    gathered = gather(speech=[speech_tree(tmp_path / "s")], noise=[noise_tree(tmp_path / "n")])
+    train, valid = (speakers_of(all_paths(c, "speech")) for c in (gathered.train, gathered.valid))
+    assert len(train) == 3 and len(valid) == 1 and not train & valid
+    assert not all_paths(gathered.train, "noise") & all_paths(gathered.valid, "noise")
+    assert all_paths(gathered.valid, "noise")
+
+
+def test_deep_folders_group_by_the_first_level(tmp_path):
+    tree(tmp_path, [f"wav/spk{s}/day{d}/u.wav" for s in range(3) for d in range(3)])
+    good, _ = folders.scan([tmp_path])
+    assert len({f.group for f in good}) == 3, "同一人的不同日子被当成了不同的人"
+
+
+def test_speaker_regex(tmp_path):
+    tree(tmp_path, ["rec_anna_1.wav", "rec_anna_2.wav", "rec_bob_1.wav"])
+    good, _ = folders.scan([tmp_path], r"rec_([a-z]+)_")
+    assert [f.group for f in good] == ["anna", "anna", "bob"]
+    for pattern, message in ((r"rec_(", "写错了"), (r"rec_", "括号"), (r"x(\d)", "找不到说话人")):
+        with pytest.raises(DataError, match=message):
+            folders.scan([tmp_path], pattern)
+
+
+def test_flat_unknown_names_warn(tmp_path):
+    speech = tree(tmp_path / "s", ["a.wav", "b.wav", "c.wav"])
+    gathered = gather(speech=[speech], noise=[noise_tree(tmp_path / "n")])
+    assert any("认不出" in line for line in gathered.report)
+
+
+def test_split_share_and_stability():
+    durations = {f"spk{i}": 60.0 for i in range(100)}
+    chosen = folders.split_groups(durations, 0.1, seed=3)
+    assert len(chosen) == 10
+    assert chosen == folders.split_groups(dict(reversed(durations.items())), 0.1, seed=3), "结果随次序变了"
+    assert chosen != folders.split_groups(durations, 0.1, seed=4)
+    here, there = ({f"{root}/{name}": v for name, v in durations.items()} for root in ("/a", "/b/深处"))
+    moved = {name.rpartition("/")[2] for name in folders.split_groups(here, 0.1, seed=3)}
+    again = {name.rpartition("/")[2] for name in folders.split_groups(there, 0.1, seed=3)}
+    assert moved == again, "整个文件夹搬了家，划分却变了"
+    more = folders.split_groups(durations | {"new": 60.0}, 0.1, seed=3, keep=chosen)
+    assert chosen <= more, "加了新人，旧的验证者被挪进了训练"
+
+
+def test_split_prefers_not_to_take_a_giant():
+    durations = {"giant": 1000.0} | {f"s{i}": 10.0 for i in range(20)}
+    for seed in range(10):
+        chosen = folders.split_groups(durations, 0.1, seed)
+        assert "giant" not in chosen
+        assert chosen
+
+
+def test_split_never_takes_everything():
+    assert len(folders.split_groups({"a": 1.0, "b": 1.0}, 0.99)) == 1
+    with pytest.raises(DataError, match="只有一组"):
+        folders.split_groups({"a": 1.0}, 0.1)
+
+
+def test_previous_split_is_kept(tmp_path):
+    args = dict(speech=[speech_tree(tmp_path / "s")], noise=[noise_tree(tmp_path / "n")])
+    first = gather(**args)
+    tree(tmp_path / "s", [f"new{i}/u.wav" for i in range(20)])
+    again = sources.gather(sources.Sources(**args), first.held)
+    assert all_paths(first.valid, "speech") <= all_paths(again.valid, "speech")
+
+
+# ---- 配对 ----
+
+
+def test_pairs_by_relative_path_and_by_fileid(tmp_path):
+    tree(tmp_path / "c", ["s1/a.wav", "s2/a.flac", "s3/x.wav"])
+    tree(tmp_path / "n", ["s1/a.flac", "s2/a.wav", "s3/y.wav"])
+    clean, noisy = (folders.scan([tmp_path / k])[0] for k in "cn")
+    pairs, bad = folders.pair(clean, noisy, tmp_path / "c", tmp_path / "n")
+    assert len(pairs) == 2
+    assert {Path(b.path).name for b in bad} == {"x.wav", "y.wav"}
+    tree(tmp_path / "dc", ["clean_fileid_1.wav", "clean_fileid_12.wav"])
+    tree(tmp_path / "dn", ["book_7_snr5_fileid_12.wav", "book_3_snr0_fileid_1.wav"])
+    clean, noisy = (folders.scan([tmp_path / k])[0] for k in ("dc", "dn"))
+    pairs, bad = folders.pair(clean, noisy, tmp_path / "dc", tmp_path / "dn")
+    assert not bad
+    assert [p.noisy.path.rsplit("_", 1)[1] for p in pairs] == ["1.wav", "12.wav"]
+
+
+def test_pairs_of_different_length_are_refused(tmp_path):
+    tone(tmp_path / "c" / "a.wav", 0.5)
+    tone(tmp_path / "n" / "a.wav", 0.6)
+    clean, noisy = (folders.scan([tmp_path / k])[0] for k in "cn")
+    pairs, bad = folders.pair(clean, noisy, tmp_path / "c", tmp_path / "n")
+    assert not pairs
+    assert "长短不同" in bad[0].reason
+
+
+def test_valid_folder_must_not_overlap(tmp_path):
+    root = public_tree(tmp_path, "VoiceBank-DEMAND")
+    train = (root / "clean_trainset_28spk_wav", root / "noisy_trainset_28spk_wav")
+    with pytest.raises(DataError, match="既在训练里又在 --valid 里"):
+        gather(paired=[train], valid=train)
+    fixed = gather(paired=[train], valid=(root / "clean_testset_wav", root / "noisy_testset_wav"))
+    assert len(fixed.valid.clean) == 1 and len(fixed.train.clean) == 4
+
+
+def test_speech_without_noise_says_what_is_missing(tmp_path):
+    with pytest.raises(DataError, match="还缺 --noise"):
+        gather(speech=[speech_tree(tmp_path)])
+    with pytest.raises(DataError, match="没有给训练数据"):
+        gather()
+
+
+def test_index_round_trip(tmp_path):
+    gathered = gather(speech=[speech_tree(tmp_path / "语音")], noise=[noise_tree(tmp_path / "n")])
+    sources.save_index(tmp_path / "index.npz", gathered)
+    train, valid = sources.load_index(tmp_path / "index.npz")
+    assert all_paths(train, "speech") == all_paths(gathered.train, "speech")
+    assert all_paths(valid, "noise") == all_paths(gathered.valid, "noise")
+    assert len(train.clean) == 0
+
+
+def test_file_names_that_are_not_utf8(tmp_path):
+    folder = os.fsencode(tmp_path / "s")
+    os.mkdir(folder)
+    try:
+        os.mkdir(os.path.join(folder, b"\xd6\xd0"))  # GBK 的“中”
+    except OSError:
+        pytest.skip("这个文件系统只收 UTF-8 的名字")
+    os.rename(tone(tmp_path / "x.wav"), os.path.join(folder, b"\xd6\xd0", b"\xce\xc4.wav"))
+    tone(tmp_path / "s" / "other" / "y.wav")
+    gathered = gather(speech=[tmp_path / "s"], noise=[noise_tree(tmp_path / "n")])
+    sources.save_held(tmp_path / "held.json", gathered.held)
+    assert sources.load_held(tmp_path / "held.json") == gathered.held
+    both = [
+        *gathered.train.speech.names.tobytes().split(b"/"),
+        *gathered.valid.speech.names.tobytes().split(b"/"),
+    ]
+    assert b"\xce\xc4.wav" in both

@@ -1,0 +1,411 @@
+"""C 内核：与 NumPy 的 LSTM 一致、坏输入、线程、编译与缓存。"""
+
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from lstm_lib import LSTM, native
+from lstm_lib.layouts import LSTMConfig
+from lstm_lib.native import NativeLSTM, build, library, pack
+
+SHAPES = [  # I, H, 层, 方向, 投影, 批, 帧
+    (256, 257, 1, "forward", 0, 1, 60),
+    (256, 257, 1, "forward", 0, 1, 1),
+    (1, 1, 1, "forward", 0, 1, 3),
+    (3, 5, 1, "reverse", 0, 2, 50),
+    (7, 16, 2, "bidirectional", 0, 3, 11),
+    (5, 30, 2, "bidirectional", 7, 8, 7),
+    (17, 33, 3, "forward", 0, 13, 2),
+    (4, 12, 1, "forward", 3, 1, 100),
+]
+
+
+def make(shape, **options):
+    inputs, hidden, layers, direction, projection, *_ = shape
+    config = LSTMConfig(inputs, hidden, layers, direction, proj_size=projection, **options)
+    rng = np.random.default_rng(sum(shape[:3]))
+    bound = 1 / np.sqrt(hidden)
+    return LSTM(
+        config, {k: rng.uniform(-bound, bound, s).astype(np.float32) for k, s in config.shapes().items()}
+    )
+
+
+def inputs(shape, lstm):
+    config, (batch, frames) = lstm.config, shape[5:]
+    rng = np.random.default_rng(1)
+    rows = config.num_layers * config.num_directions
+    x = rng.standard_normal((frames, batch, config.input_size)).astype(np.float32)
+    h = rng.uniform(-1, 1, (rows, batch, config.output_size)).astype(np.float32)
+    c = rng.uniform(-1, 1, (rows, batch, config.hidden_size)).astype(np.float32)
+    return x, (h, c)
+
+
+def worst(result, expected):
+    (y, (h, c)), (y2, (h2, c2)) = result, expected
+    assert y.shape == y2.shape and h.shape == h2.shape and c.shape == c2.shape
+    return max(float(np.abs(a - b).max()) for a, b in ((y, y2), (h, h2), (c, c2)))
+
+
+@pytest.mark.parametrize("level", native.levels())
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_matches_the_numpy_lstm(shape, level):
+    lstm = make(shape)
+    x, state = inputs(shape, lstm)
+    expected = lstm(x, state)
+    before = [a.copy() for a in state]
+    assert worst(NativeLSTM(lstm, level=level)(x, state), expected) < 1e-5
+    assert worst(NativeLSTM(lstm, "int8", level=level)(x, state), expected) < 0.05
+    assert all(np.array_equal(a, b) for a, b in zip(before, state, strict=True)), "初态不该被改写"
+
+
+def test_each_gate_is_in_its_place():
+    """四个门各是不同的常数：门顺序错了，这里会指出来。"""
+    config = LSTMConfig(2, 3)
+    bias = np.repeat(np.array([0.5, -1, 2, 3], np.float32), 3)  # i f g o
+    zeros = {k: np.zeros(s, np.float32) for k, s in config.shapes().items()}
+    lstm = LSTM(config, zeros | {"bias_l0": bias})
+    for dtype in ("float32", "int8"):
+        assert worst(NativeLSTM(lstm, dtype)(np.zeros((4, 2))), lstm(np.zeros((4, 2)))) < 1e-6
+
+
+def test_no_bias_batch_first_and_other_inputs():
+    shape = (6, 9, 2, "bidirectional", 0, 3, 5)
+    lstm = make(shape, bias=False, batch_first=True)
+    x, state = inputs(shape, lstm)
+    x = x.swapaxes(0, 1)
+    fast = NativeLSTM(lstm)
+    assert worst(fast(x, state), lstm(x, state)) < 1e-5  # 不连续的输入
+    assert worst(fast(x.astype(np.float64)), lstm(x)) < 1e-5
+    assert worst(fast(x[0]), lstm(x[0])) < 1e-5  # 不分批
+    assert fast(x[:0])[0].shape == (0, 5, 18)
+
+
+def test_sources_of_weights(tmp_path):
+    lstm = make(SHAPES[3])
+    x, _ = inputs(SHAPES[3], lstm)
+    path = tmp_path / "权重.lstm"
+    lstm.save(path)
+    for source in (lstm, path, str(path), lstm.to_bytes(), lstm.astype("float64")):
+        assert worst(NativeLSTM(source)(x), lstm(x)) < 1e-5
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "magic", "empty"])
+def test_corrupt_weights_never_reach_c(tmp_path, damage, monkeypatch):
+    data = bytearray(make(SHAPES[3]).to_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+    elif damage == "magic":
+        data[0] = 0
+    data = {"truncate": data[:-1], "empty": b""}.get(damage, data)
+    path = tmp_path / "坏.lstm"
+    path.write_bytes(data)
+    monkeypatch.setattr(native, "load", lambda *a: pytest.fail("坏文件到了 C"))
+    with pytest.raises(ValueError, match=r"坏\.lstm"):
+        NativeLSTM(path)
+
+
+def test_wrong_arguments_are_refused_in_chinese():
+    lstm = make(SHAPES[3])
+    fast = NativeLSTM(lstm)
+    zeros = np.zeros((4, 3), np.float32)
+    for call in (
+        lambda: fast(np.zeros((4, 4))),
+        lambda: fast(np.zeros(3)),
+        lambda: fast(np.zeros((0, 3))),
+        lambda: fast(zeros.astype(complex)),
+        lambda: fast(zeros, (np.zeros((1, 5)),)),
+        lambda: fast(zeros, (np.zeros((1, 4)), np.zeros((1, 5)))),
+        lambda: NativeLSTM(lstm, "int4"),
+        lambda: NativeLSTM(lstm, level="mmx"),
+        lambda: NativeLSTM(3),
+        fast.stream,  # 反向的 LSTM 不能流式
+        lambda: NativeLSTM(make(SHAPES[2])).stream().step(np.zeros(2, np.float32)),
+    ):
+        with pytest.raises(ValueError, match=r"[一-鿿]"):
+            call()
+
+
+def test_int8_refuses_bad_weights():
+    lstm = make(SHAPES[2])
+    bad = lstm.with_parameters({"weight_ih_l0": np.full((4, 1), np.nan, np.float32)})
+    with pytest.raises(ValueError, match="NaN"):
+        NativeLSTM(bad, "int8")
+    assert np.isnan(NativeLSTM(bad)(np.ones((2, 1)))[0]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_bad_numbers_are_not_hidden(dtype, bad):
+    fast = NativeLSTM(make(SHAPES[0]), dtype)
+    x = np.zeros((3, 256), np.float32)
+    x[1, 7] = bad
+    y, _ = fast(x)
+    assert np.isfinite(y[0]).all()
+    if dtype == "int8" or np.isnan(bad):
+        assert np.isnan(y[1:]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_extreme_inputs(dtype):
+    lstm = make(SHAPES[0])
+    fast = NativeLSTM(lstm, dtype)
+    for scale in (0, 1e-45, 1e-38, 1e-31, 1e-20, 1e6, 1e30):
+        x = np.full((5, 256), scale, np.float32)
+        x[:, ::2] *= -1
+        y, (_, c) = fast(x)
+        assert np.isfinite(y).all() and np.isfinite(c).all(), scale
+        if scale <= 1e-20:
+            assert np.abs(y - lstm(x)[0]).max() < 5e-2
+    assert np.abs(fast(np.zeros((1, 256)))[0] - lstm(np.zeros((1, 256)))[0]).max() < 1e-6
+
+
+def test_denormal_mode_is_restored():
+    import torch
+
+    torch.set_flush_denormal(False)  # 同一个进程里别的测试可能打开过
+    NativeLSTM(make(SHAPES[2]))(np.ones((3, 1)))
+    assert np.float32(1e-40) * np.float32(0.5) > 0, "内核出来之后，非正规数应照常"
+
+
+def test_stream_takes_any_kind_of_frame():
+    """列表、float64、隔一个取一个的视图都与连续的 float32 同样结果；标量不会被铺满一帧。"""
+    lstm = make((6, 5, 1, "forward", 0))
+    x = np.random.default_rng(3).standard_normal(12).astype(np.float32)
+    fast = NativeLSTM(lstm)
+    expected = fast.stream().step(x[::2].copy())
+    for frame in (x[::2], x[::2].astype(np.float64), x[::2].tolist(), x[::2].astype(">f4")):
+        np.testing.assert_array_equal(fast.stream().step(frame), expected)
+    for bad in (np.float32(1.0), 1.0, x, x[::2].astype(complex), x[None, ::2]):
+        with pytest.raises(ValueError, match="x"):
+            fast.stream().step(bad)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[6], SHAPES[7]], ids=str)
+def test_stream_equals_whole(shape, dtype):
+    lstm = make(shape)
+    x = inputs(shape, lstm)[0][:, 0]
+    fast = NativeLSTM(lstm, dtype)
+    y, (h, c) = fast(x)
+    stream = fast.stream()
+    for _ in range(2):
+        stepped = np.stack([stream.step(row) for row in x])
+        tolerance = 1e-6 if dtype == "float32" else 2e-2
+        assert np.abs(stepped - y).max() < tolerance
+        assert all(np.abs(a - b).max() < tolerance * 10 for a, b in zip(stream.state, (h, c), strict=True))
+        stream.reset()
+    first = stream.step(x[0])
+    kept = first.copy()
+    stream.step(list(x[0]))  # 列表、float64、不连续的也行
+    stream.step(x[0].astype(np.float64)[::-1][::-1])
+    assert np.array_equal(first, kept), "返回的数组不该被下一帧改写"
+    stream.reset((h, c))
+    assert all(np.array_equal(a, b) for a, b in zip(stream.state, (h, c), strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_threads_share_one_set_of_weights(dtype):
+    lstm = make(SHAPES[0])
+    fast = NativeLSTM(lstm, dtype)
+    rng = np.random.default_rng(0)
+    voices = rng.standard_normal((16, 40, 256)).astype(np.float32)
+
+    def run(voice):
+        stream = fast.stream()
+        return np.stack([stream.step(row) for row in voice]), fast(voice)[0]
+
+    alone = [run(voice) for voice in voices]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(run, voices))
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a[0], b[0]) and np.array_equal(a[1], b[1])
+    streams = [fast.stream() for _ in range(1000)]
+    assert sum(s.nbytes for s in streams) / 1000 < 16 * 1024 < fast.nbytes
+
+
+def test_the_global_lock_is_released():
+    """一个线程在 C 里算的时候，主线程照常往前走。"""
+    stream, x, stamps = NativeLSTM(make(SHAPES[0])).stream(), np.ones(256, np.float32), []
+
+    def busy():
+        begin = time.perf_counter()
+        stream.repeat(x, 5000)
+        return begin, time.perf_counter()
+
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(busy)
+        while not future.done():
+            stamps.append(time.perf_counter())
+            time.sleep(1e-4)
+    begin, end = future.result()
+    assert sum(begin < stamp < end for stamp in stamps) > 10
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_activations(level):
+    x = np.concatenate([np.linspace(-12, 12, 400_001), [0, 1e-30, -1e-30, 1e-40, np.inf, -np.inf]]).astype(
+        np.float32
+    )
+    y = native.activation("tanh", x, level)
+    assert np.abs(y - np.tanh(x.astype(np.float64))).max() < 4e-7 and np.abs(y).max() <= 1
+    assert np.isnan(native.activation("sigmoid", [np.nan], level)).all()
+
+
+def test_quantize_rows():
+    w = np.random.default_rng(0).standard_normal((9, 50)).astype(np.float32)
+    w[3] = 0
+    q, step = native.quantize_rows(w)
+    assert q.dtype == np.int8 and step[3] == 0 and (q[3] == 0).all() and np.abs(q).max() == 127
+    assert (np.abs(q * step[:, None] - w) <= step[:, None] * 0.5001).all()
+
+
+def test_level_from_the_environment(monkeypatch):
+    monkeypatch.setenv("LSTM_LIB_NATIVE_LEVEL", "portable")
+    assert NativeLSTM(make(SHAPES[2])).level == "portable"
+    monkeypatch.setenv("LSTM_LIB_NATIVE_LEVEL", "没有")
+    with pytest.raises(ValueError, match="portable"):
+        NativeLSTM(make(SHAPES[2]))
+
+
+# ---------------------------------------------------------------- 编译
+
+
+def test_without_any_compiler(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "compilers", list)
+    with pytest.raises(build.NativeBuildError, match="ziglang"):
+        build.build(directory=tmp_path)
+    monkeypatch.setattr(build, "compilers", lambda: [["false"]])
+    with pytest.raises(OSError, match="编译失败"):
+        build.build(directory=tmp_path)
+    assert not [p for p in tmp_path.iterdir() if p.suffix in (".so", ".dll")], "失败时不该留下半个文件"
+
+
+def test_the_cache_is_used_until_the_flags_change(tmp_path, monkeypatch):
+    made = []
+
+    def compile_library(compiler, jobs, target, extra=()):
+        made.append(target)
+        target.write_bytes(b"x")
+
+    monkeypatch.setattr(build, "compile_library", compile_library)
+    monkeypatch.setattr(build, "compilers", lambda: [["true"]])
+    path = build.build(directory=tmp_path)
+    assert build.build(directory=tmp_path) == path and len(made) == 1, "第二次应当直接用缓存"
+    assert build.build(("-DCHUNK=1",), tmp_path) != path, "选项变了应当另编一份"
+
+
+def test_a_broken_library_in_the_cache_is_compiled_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("LSTM_LIB_CACHE", str(tmp_path))
+    flags = ("-O0", "-DCHUNK=2")
+    build.build(flags, only="portable").write_bytes(b"\x7fELF")
+    _, lib = library.load(flags, "portable")
+    assert lib.lstm_level_supported(0)
+
+
+def case_file(path, width, level):
+    """把各种尺寸写成案例文件，给不带 Python 的测试程序读。"""
+
+    def array(a):
+        raw = b"" if a is None else np.ascontiguousarray(a).tobytes()
+        return len(raw).to_bytes(8, "little") + raw
+
+    chunks, cases = [], [(s, q) for s in SHAPES for q in (False, True)]
+    for shape, quantized in cases:
+        lstm = make(shape)
+        x, (h, c) = inputs(shape, lstm)
+        config, (y, (h1, c1)) = lstm.config, lstm(x, (h, c))
+        head = [build.LEVEL_NUMBERS[level], quantized, config.num_layers, config.num_directions, *shape[5:]]
+        chunks.append(np.array(head, "<i4").tobytes())
+        for layer in range(config.num_layers):
+            for direction in range(config.num_directions):
+                cell = pack.pack_cell(config, lstm.parameters, layer, direction, width, quantized)
+                sizes = (
+                    cell.input_size,
+                    cell.hidden_size,
+                    cell.output_size,
+                    cell.wide,
+                    cell.narrow,
+                    cell.backward,
+                )
+                chunks.append(np.array(sizes, "<i4").tobytes())
+                arrays = (cell.weight, cell.bias, cell.scale, cell.offset, cell.projection)
+                chunks.extend(map(array, arrays))
+        chunks.extend(map(array, (x, h, c, y, h1, c1)))
+    path.write_bytes(np.array([len(cases)], "<i4").tobytes() + b"".join(chunks))
+    return len(cases)
+
+
+def compile_harness(folder, compiler, levels, flags):
+    """内核各级别 + 测试程序 → 可执行文件。"""
+    have = [f"-DHAVE_{name.upper()}" for name in levels]
+    here = os.path.dirname(__file__)
+    jobs = [(build.HERE / "kernel.c", [*options, f"-DLEVEL={name}"]) for name, options in levels.items()]
+    jobs += [(build.HERE / "dispatch.c", have), (f"{here}/native_harness.c", [f"-I{build.HERE}"])]
+    base = [*compiler, *(option for option in build.COMPILE if option != "-fPIC"), *flags]
+    objects = [f"{folder}/{number}.o" for number in range(len(jobs))]
+    commands = [
+        [*base, *build.dialect(compiler, options), "-c", str(source), "-o", output]
+        for (source, options), output in zip(jobs, objects, strict=True)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(build.run, commands))
+    build.run([*compiler, *flags, *objects, "-o", f"{folder}/harness", "-lm"])
+    return f"{folder}/harness"
+
+
+def check_harness(command, cases):
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert result.returncode == 0, result.stderr[-3000:]
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert len(lines) == cases
+    for quantized, *errors in lines:
+        assert max(map(float, errors)) < (0.05 if quantized == "1" else 1e-5), lines
+
+
+@pytest.mark.skipif(not library.levels(), reason="没有可用的级别")
+def test_address_and_undefined_sanitizers(tmp_path):
+    compiler = build.compilers()[0]
+    if "ziglang" in compiler:
+        pytest.skip("AddressSanitizer 要用系统的编译器")
+    flags = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    levels = {name: options for name, options in build.machine_levels().items() if name in native.levels()}
+    harness = compile_harness(tmp_path, compiler, levels, flags)
+    widths = {"avx512": 16, "avx2": 8}
+    for level in levels:
+        cases = case_file(tmp_path / "cases", widths.get(level, 4), level)
+        check_harness([harness, str(tmp_path / "cases")], cases)
+
+
+def test_neon_under_qemu(tmp_path):
+    import shutil
+
+    pytest.importorskip("ziglang")
+    qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if qemu is None:
+        pytest.skip("没有 qemu-user（apt install qemu-user-static）")
+    compiler = [sys.executable, "-m", "ziglang", "cc", "-target", "aarch64-linux-musl", "-static"]
+    harness = compile_harness(tmp_path, compiler, build.ARM, [])
+    for level in build.ARM:
+        cases = case_file(tmp_path / "cases", 4, level)
+        check_harness([qemu, "-cpu", "max", harness, str(tmp_path / "cases")], cases)
+
+
+def test_ziglang_alone_is_enough(tmp_path):
+    pytest.importorskip("ziglang")
+    code = (
+        "import numpy as np; from lstm_lib import LSTM; from lstm_lib.layouts import LSTMConfig;"
+        "from lstm_lib.native import NativeLSTM, build; config = LSTMConfig(4, 6);"
+        "assert all('ziglang' in c for c in build.compilers()), build.compilers();"
+        "lstm = LSTM(config, {k: np.full(s, 0.1, np.float32) for k, s in config.shapes().items()});"
+        "x = np.ones((5, 4), np.float32); assert np.abs(NativeLSTM(lstm)(x)[0] - lstm(x)[0]).max() < 1e-6"
+    )
+    environment = os.environ | {"PATH": str(tmp_path), "LSTM_LIB_CACHE": str(tmp_path / "cache")}
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr[-2000:]

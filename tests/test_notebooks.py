@@ -1,0 +1,150 @@
+"""笔记本：写法的规矩，以及每一章从别的目录、打乱的顺序单独运行都能跑通。"""
+
+import ast
+import re
+import statistics
+
+import nbformat
+import pytest
+from compare_builds import compare
+from conftest import ROOT
+from nbclient import NotebookClient
+from site_server import pages_in_order
+
+NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
+IDS = [path.stem for path in NOTEBOOKS]
+SETUP_TAG = "setup"
+
+
+def load(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook, with_hidden=False):
+    """读者看得见的代码单元格。"""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and (with_hidden or "remove-cell" not in tags):
+            yield cell
+
+
+def plain_source(cell):
+    """去掉 IPython 的魔法与 shell 行之后的源码。"""
+    return re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M)
+
+
+def test_every_notebook_is_in_the_toc():
+    listed = set(pages_in_order(ROOT))
+    lost = [path.stem for path in NOTEBOOKS if f"chapters/{path.stem}" not in listed]
+    assert not lost, f"没有列入 _toc.yml：{lost}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_format(path):
+    notebook = load(path)
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5), "要 nbformat 4.5，单元格才有固定的编号"
+    spec = notebook.metadata.kernelspec
+    assert (spec.name, spec.language) == ("python3", "python"), f"内核写成了 {spec}"
+    for cell in code_cells(notebook, with_hidden=True):
+        assert not cell.outputs and cell.execution_count is None, f"带着输出提交了：{cell.source[:60]}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_cells_are_short(path):
+    """不算空行与只有注释的行。"""
+    cells = [cell.source.splitlines() for cell in code_cells(load(path))]
+    lengths = [
+        sum(bool(line.strip()) and not line.strip().startswith("#") for line in cell) for cell in cells
+    ]
+    assert max(lengths) <= 25, f"最长的单元格有 {max(lengths)} 行"
+    assert statistics.median(lengths) <= 8, f"单元格的中位长度是 {statistics.median(lengths)} 行"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_structure(path):
+    text = "\n".join(cell.source for cell in load(path).cells if cell.cell_type == "markdown")
+    assert text.startswith("# "), "第一格要以一级标题开头"
+    for part in ("本节要点", "## 小结", "## 习题", "## 参考文献"):
+        assert part in text, f"缺「{part}」"
+    assert len(re.findall(r"\{exercise(?:-start)?\}", text)) >= 2, "习题少于两道"
+    starts, ends = text.count("{solution-start}"), text.count("{solution-end}")
+    assert starts == ends >= 2, f"解答 {starts} 处开头、{ends} 处结尾"
+    assert ":class: dropdown" in text, "解答没有折叠"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_claims_are_asserted_in_chinese(path):
+    asserts = []
+    for cell in code_cells(load(path), with_hidden=True):
+        for node in ast.walk(ast.parse(plain_source(cell))):
+            if isinstance(node, ast.Assert):
+                asserts.append((ast.unparse(node.test), node.msg and ast.unparse(node.msg)))
+    assert len(asserts) >= 5, f"只有 {len(asserts)} 个断言"
+    for test, message in asserts:
+        assert message and re.search(r"[一-鿿]", message), f"断言没有中文消息：{test[:80]}"
+        assert test not in ("True", "1"), f"断言不会失败：{test}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_private_names_and_machine_paths_stay_out(path):
+    for cell in load(path).cells:
+        if cell.cell_type == "code":
+            assert not re.search(r"from lstm_lib[\w.]* import .*\b_\w", cell.source), (
+                "从 lstm_lib 导入了私有名字"
+            )
+        assert not re.search(r"/home/|/work/|/opt/|/root/|C:\\\\", cell.source), (
+            f"有本机路径：{cell.source[:80]}"
+        )
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_chinese_and_latin_are_spaced(path):
+    """汉字与拉丁字母之间有空格（代码、公式、链接除外）。"""
+    bad = []
+    for cell in load(path).cells:
+        if cell.cell_type != "markdown":
+            continue
+        text = re.sub(
+            r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\{[^}]*\}|\([^)]*\)|https?://\S+",
+            "",
+            cell.source,
+            flags=re.S,
+        )
+        bad += re.findall(r"[一-鿿][A-Za-z]{2,}|[A-Za-z]{2,}[一-鿿]", text)
+    assert not bad, f"中西文之间缺空格：{bad[:8]}"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
+def test_setup_cell_is_uniform(path):
+    """每一章都有同一个准备单元格：在 Colab 里装上缺的包，本机什么也不做。"""
+    from colab_cells import setup_source
+
+    cells = [c for c in load(path).cells if SETUP_TAG in c.metadata.get("tags", [])]
+    assert len(cells) == 1, "运行 python tools/colab_cells.py 补上准备单元格"
+    assert cells[0].source == setup_source(ROOT), "准备单元格不是最新的：运行 python tools/colab_cells.py"
+    assert "remove-cell" in cells[0].metadata.tags
+
+
+@pytest.mark.parametrize("path", list(reversed(NOTEBOOKS)), ids=list(reversed(IDS)))
+def test_runs_alone_from_any_directory(path, tmp_path, book_site):
+    """单独、在空目录里、按相反的顺序运行；输出与建书时的相同。"""
+    notebook = load(path)
+    client = NotebookClient(
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
+    noise = [o.text for c in code_cells(notebook, True) for o in c.outputs if o.get("name") == "stderr"]
+    assert not noise, f"写到了标准错误：{noise[:2]}"
+    left = [p.name for p in tmp_path.iterdir()]
+    assert not left, f"在当前目录留下了文件：{left}"
+    executed = book_site.parent / "jupyter_execute" / "chapters" / path.name
+    if executed.is_file():
+        built = load(executed)
+        for cell in (
+            *code_cells(built, True),
+            *code_cells(notebook, True),
+        ):  # 打印的字何时送到要看时机，这里只比图表
+            cell.outputs = [o for o in cell.outputs if o.output_type != "stream"]
+        differences = compare(built, notebook)
+        assert not differences, "与建书时的输出不同：\n" + "\n".join(differences)

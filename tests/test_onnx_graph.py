@@ -1,0 +1,212 @@
+"""onnx_graph：导出、化简、数算子、逐节点求值，读出 LSTM 节点；坏文件只会得到说得清的错误。"""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lstm_lib import layouts, onnx_graph
+
+
+class Net(torch.nn.Module):
+    def __init__(self, i=6, h=5, **options):
+        super().__init__()
+        self.mask = torch.nn.LSTM(i, h, batch_first=True, **options)
+
+    def forward(self, x):
+        return torch.sigmoid(self.mask(x)[0])
+
+    def forward_with_state(self, x, state):
+        y, state = self.mask(x, state)
+        return torch.sigmoid(y), state
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """小网络与它的几种导出。"""
+    folder = tmp_path_factory.mktemp("onnx")
+    torch.manual_seed(0)
+    net, x, zero = Net().eval(), torch.rand(1, 10, 6), torch.zeros(1, 1, 5)
+    axes = {"x": {1: "T"}, "y": {1: "T"}}
+    paths = {
+        "torchscript": onnx_graph.export(net, (x,), folder / "a.onnx"),
+        "dynamo": onnx_graph.export(net, (x,), folder / "b.onnx", exporter="dynamo"),
+        "dynamic": onnx_graph.export(net, (x,), folder / "c.onnx", dynamic=axes),
+        "dynamo_dynamic": onnx_graph.export(net, (x,), folder / "d.onnx", exporter="dynamo", dynamic=axes),
+        "state": onnx_graph.export(
+            onnx_graph.with_state(net), (x, zero, zero), folder / "e.onnx",
+            input_names=("x", "h0", "c0"), output_names=("y", "h", "c"),
+        ),
+    }  # fmt: skip
+    return net, x, paths
+
+
+def test_operator_counts_equal_the_file(exported):
+    _, _, paths = exported
+    for path in paths.values():
+        counted = Counter(node.op_type for node in onnx.load(path).graph.node)
+        assert onnx_graph.operator_counts(path) == dict(counted)
+    assert onnx_graph.operator_counts(paths["torchscript"])["Expand"] == 2
+    assert "Expand" not in onnx_graph.operator_counts(paths["state"])
+
+
+def test_every_export_reads_back_the_same_weights(exported):
+    net, _, paths = exported
+    for title, path in paths.items():
+        lstm = onnx_graph.read_lstm(path)
+        assert lstm.hidden_size == 5 and lstm.W.shape == (1, 20, 6) and lstm.B.shape == (1, 40), title
+        for ours, name in (
+            (lstm.W[0], "weight_ih_l0"),
+            (lstm.R[0], "weight_hh_l0"),
+            (lstm.B[0][:20], "bias_ih_l0"),
+        ):
+            expected = getattr(net.mask, name).detach().numpy()
+            matches = [
+                order for order in map("".join, itertools.permutations("ifgo"))
+                if np.array_equal(layouts.reorder(ours, order, "torch"), expected)
+            ]  # fmt: skip
+            assert matches == ["iofg"], (title, name)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 10, 33])
+def test_dynamic_exports_match_torch_before_and_after_simplify(exported, frames):
+    net, _, paths = exported
+    x = torch.rand(1, frames, 6)
+    expected = net(x).detach().numpy()
+    for title in ("dynamic", "dynamo_dynamic"):
+        model = onnx_graph.simplify(paths[title])
+        assert onnx_graph.axes(model)["x"] == [1, "T", 6]
+        for graph in (paths[title], model):
+            assert np.abs(onnx_graph.run(graph, x.numpy())[0] - expected).max() < 1e-6
+
+
+def test_trace_shows_the_zero_state(exported):
+    _, x, paths = exported
+    lstm = onnx_graph.read_lstm(paths["torchscript"])
+    for name in lstm.inputs[5:7]:
+        nodes = onnx_graph.ancestors(paths["torchscript"], name)
+        value = onnx_graph.trace(paths["torchscript"], nodes, x.numpy())[name]
+        assert value.shape == (1, 1, 5) and not value.any()
+    with pytest.raises(ValueError, match="没有哪个节点"):
+        onnx_graph.ancestors(paths["torchscript"], "没有这个")
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_layers": 2}, {"bidirectional": True}, {"bias": False}, {"i": 1, "h": 1}]
+)
+def test_other_networks(options, tmp_path):
+    torch.manual_seed(1)
+    net = Net(**options).eval()
+    x = torch.rand(1, 7, net.mask.input_size)
+    path = onnx_graph.export(net, (x,), tmp_path / "n.onnx", dynamic={"x": {1: "T"}, "y": {1: "T"}})
+    x = torch.rand(1, 19, net.mask.input_size)
+    assert (
+        np.abs(onnx_graph.run(onnx_graph.simplify(path), x.numpy())[0] - net(x).detach().numpy()).max() < 1e-6
+    )
+    names = [onnx_graph.node_label(n) for n in onnx.load(path).graph.node if n.op_type == "LSTM"]
+    assert len(names) == options.get("num_layers", 1)
+    last = onnx_graph.read_lstm(path, names[-1])
+    assert last.direction == ("bidirectional" if options.get("bidirectional") else "forward")
+    if len(names) > 1:
+        with pytest.raises(ValueError, match="用 name 指定"):
+            onnx_graph.read_lstm(path)
+        with pytest.raises(ValueError, match="没有名为"):
+            onnx_graph.read_lstm(path, "没有")
+
+
+def lstm_model(w, r, b, **attributes):
+    """手工拼一个只有 LSTM 的图。"""
+    tensors = [onnx.numpy_helper.from_array(v, n) for n, v in (("W", w), ("R", r), ("B", b)) if v is not None]
+    inputs = ["x", "W", "R"] + (["B"] if b is not None else [])
+    node = onnx.helper.make_node("LSTM", inputs, ["y"], name="the_lstm", **attributes)
+    value = [onnx.helper.make_tensor_value_info(n, 1, None) for n in "xy"]
+    graph = onnx.helper.make_graph([node], "g", value[:1], value[1:], tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)])
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), zeros(1, 16), hidden_size=3), "形状"),
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), zeros(1, 8), hidden_size=2), "B 形状"),
+        (lstm_model(zeros(2, 8, 3), zeros(2, 8, 2), None, hidden_size=2), "W 形状"),
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=0), "正整数"),
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2, direction="sideways"), "direction"),
+        (lstm_model(zeros(1, 8, 3, dtype=np.int32), zeros(1, 8, 2), None, hidden_size=2), "浮点"),
+    ],
+)
+def test_wrong_nodes_are_refused(model, message):
+    with pytest.raises(ValueError, match=message):
+        onnx_graph.read_lstm(model)
+
+
+def test_computed_weights_are_refused_not_folded_into_gigabytes():
+    model = lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2)
+    model.graph.node[0].input[1] = "big0"
+    previous = "W"
+    for k in reversed(range(40)):  # 每拼一次加一倍，40 次就是 24 TB
+        node = onnx.helper.make_node("Concat", [previous, previous], [f"big{k}"], axis=1)
+        model.graph.node.insert(0, node) if k == 39 else model.graph.node.insert(39 - k, node)
+        previous = f"big{k}"
+    with pytest.raises(ValueError, match="过大"):
+        onnx_graph.read_lstm(model)
+    model = lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2)
+    model.graph.node[0].input[1] = "x"
+    with pytest.raises(ValueError, match="不是常量"):
+        onnx_graph.read_lstm(model)
+
+
+def test_missing_external_data_and_missing_file(exported, tmp_path):
+    _, _, paths = exported
+    (tmp_path / "alone.onnx").write_bytes(paths["dynamo"].read_bytes())
+    with pytest.raises(ValueError, match=r"alone\.onnx.*外部数据"):
+        onnx_graph.load_model(tmp_path / "alone.onnx")
+    with pytest.raises(FileNotFoundError, match="没有这个"):
+        onnx_graph.load_model(tmp_path / "没有这个.onnx")
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_bytes_give_an_error_or_an_answer(exported, tmp_path, data):
+    good = exported[2]["torchscript"].read_bytes()
+    kind = data.draw(st.sampled_from(["random", "cut", "flip"]))
+    if kind == "random":
+        content = data.draw(st.binary(max_size=200))
+    elif kind == "cut":
+        content = good[: data.draw(st.integers(0, len(good)))]
+    else:
+        broken = bytearray(good)
+        for position, value in data.draw(
+            st.lists(st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)), min_size=1, max_size=8)
+        ):
+            broken[position] = value
+        content = bytes(broken)
+    path = tmp_path / "fuzz.onnx"
+    path.write_bytes(content)
+    try:
+        lstm = onnx_graph.read_lstm(path)
+    except (ValueError, OSError) as error:
+        assert str(path) in str(error)
+    else:
+        assert lstm.W.shape[1] == 4 * lstm.hidden_size == lstm.R.shape[1]
+
+
+def test_wrong_gate_order_changes_the_output(exported):
+    net, x, paths = exported
+    model = onnx_graph.simplify(paths["torchscript"])
+    lstm = onnx_graph.read_lstm(model)
+    for tensor in model.graph.initializer:
+        if tensor.name in lstm.inputs[1:3]:
+            value = onnx.numpy_helper.to_array(tensor)
+            swapped = layouts.reorder(value[0], "onnx", "torch")[None]
+            tensor.CopyFrom(onnx.numpy_helper.from_array(swapped, tensor.name))
+    assert np.abs(onnx_graph.run(model, x.numpy())[0] - net(x).detach().numpy()).max() > 1e-3

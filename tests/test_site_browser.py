@@ -1,0 +1,266 @@
+"""在真浏览器里读这本书：断网、逐页、手机与桌面、明与暗。"""
+
+import json
+import re
+
+import pytest
+from conftest import ROOT
+from site_server import pages_in_order
+
+PAGES = pages_in_order(ROOT)
+AXE = ROOT / "tools" / "node_modules" / "axe-core" / "axe.min.js"
+SCROLL_THROUGH = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += 600) {
+    scrollTo(0, y);
+    await new Promise(r => setTimeout(r, 20));
+  }
+  scrollTo(0, 0);
+}"""
+MATH_READY = "async () => { if (window.MathJax?.startup?.promise) await window.MathJax.startup.promise; }"
+
+
+def open_context(browser, base, width=1440, theme="light"):
+    """一个只许访问本站的浏览器环境；把出站请求、失败与控制台错误都记下来。"""
+    context = browser.new_context(viewport={"width": width, "height": 900}, locale="zh-CN")
+    context.add_init_script(
+        "if (location.protocol.startsWith('http')) {"  # 空白页不许存东西
+        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}'); }}"
+    )
+    problems = []
+
+    def guard(route):
+        url = route.request.url
+        if url.startswith(base) or url.startswith(("data:", "blob:")):
+            route.continue_()
+        else:
+            problems.append(f"出站请求 {url}")
+            route.abort()
+
+    context.route("**/*", guard)
+    context.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+    context.on("console", lambda m: problems.append(f"控制台：{m.text}") if m.type == "error" else None)
+    context.on("weberror", lambda e: problems.append(f"脚本错误：{e.error}"))
+    return context, problems
+
+
+@pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
+def test_page_is_whole(browser, site_url, name):
+    context, problems = open_context(browser, site_url)
+    page = context.new_page()
+    page.goto(f"{site_url}{name}.html", wait_until="load")
+    page.evaluate(MATH_READY)
+    page.evaluate(SCROLL_THROUGH)
+    page.wait_for_load_state("networkidle")
+
+    broken = page.evaluate(
+        """() => Promise.all([...document.images].filter(i => i.checkVisibility()).map(i => {
+             i.loading = "eager";
+             const late = new Promise(done => setTimeout(done, 5000));
+             return Promise.race([i.decode().catch(() => null), late])
+               .then(() => (i.complete && i.naturalWidth ? null : i.src.slice(0, 120)));
+           })).then(all => all.filter(Boolean))"""
+    )
+    assert not broken, f"{name} 有图没有载入：{broken}"
+
+    formulas = page.locator(".math").count()
+    rendered = page.locator(".math mjx-container").count()
+    assert rendered >= formulas, f"{name} 有 {formulas} 处公式，只排出 {rendered} 处"
+    errors = page.locator("mjx-merror, [data-mjx-error]").count()
+    assert errors == 0, f"{name} 有 {errors} 个公式写错了"
+    text = page.evaluate(
+        "() => { const a = document.querySelector('article')?.cloneNode(true); if (!a) return '';"
+        " a.querySelectorAll('pre, code, mjx-container, script, style')"
+        ".forEach(n => n.remove());"
+        " return a.textContent; }"
+    )
+    raw = re.findall(r"\\begin\{|\\frac|\\sigma|\$\$|\\\(|\{cite\}|\{glue:|\{ref\}|:::|```", text)
+    assert not raw, f"{name} 有没排出来的标记：{raw[:5]}"
+    assert not problems, f"{name}：{problems}"
+    context.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_player_plays(browser, site_url, name):
+    context, problems = open_context(browser, site_url)
+    page = context.new_page()
+    page.goto(f"{site_url}{name}.html", wait_until="load")
+    durations = page.evaluate(
+        """() => Promise.all([...document.querySelectorAll("audio")].map(a => new Promise(done => {
+             const finish = () => done([a.currentSrc.slice(-60), a.duration, a.error?.code ?? 0]);
+             a.onloadedmetadata = finish; a.onerror = finish;
+             [...a.querySelectorAll("source")].forEach(s => s.onerror = finish);
+             setTimeout(finish, 15000); a.preload = "metadata"; a.load(); })))"""
+    )
+    for source, seconds, code in durations:
+        assert code == 0 and seconds and seconds > 0.3, (
+            f"{name}：{source} 放不出来（时长 {seconds}，错误 {code}）"
+        )
+    assert not problems, f"{name}：{problems}"
+    context.close()
+
+
+@pytest.mark.parametrize("name", [n for n in PAGES if n.endswith(("onnx_export", "/ncnn"))])
+def test_netron_frames_open_in_the_page(browser, site_url, name):
+    """点开每一个框，里面的 Netron 不联网就画出计算图；点开之前一个字节也不取。"""
+    context, problems = open_context(browser, site_url)
+    page = context.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{site_url}{name}.html", wait_until="networkidle")
+    assert not [url for url in asked if "/netron/" in url], f"{name}：还没点开就载入了 Netron"
+    frames = page.locator("details.netron-frame")
+    assert frames.count() > 0, f"{name} 里没有可以点开的计算图"
+    for k in range(frames.count()):
+        frames.nth(k).locator("summary").click()
+        drawn = frames.nth(k).frame_locator("iframe").get_by_text("LSTM")
+        drawn.first.wait_for(state="attached", timeout=60_000)
+    assert not problems, f"{name}：{problems}"
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_no_page_is_wider_than_the_window(browser, site_url, width):
+    context, _ = open_context(browser, site_url, width)
+    page = context.new_page()
+    wide = {}
+    for name in [*PAGES, "search"]:
+        page.goto(f"{site_url}{name}.html", wait_until="load")
+        page.evaluate(MATH_READY)
+        page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
+        page.evaluate(SCROLL_THROUGH)
+        extra = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
+        if extra > 0:
+            wide[name] = page.evaluate(
+                """() => [...document.querySelectorAll("article *")].filter(n => {
+                     const r = n.getBoundingClientRect(); if (r.right <= innerWidth + 1) return false;
+                     for (let p = n.parentElement; p; p = p.parentElement) {
+                       if (/auto|scroll|hidden/.test(getComputedStyle(p).overflowX)) return false; }
+                     return true; }).slice(0, 3).map(n => n.outerHTML.slice(0, 160))"""
+            )
+    assert not wide, f"{width} 像素宽时横向溢出：{wide}"
+    context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_accessibility(browser, site_url, theme):
+    if not AXE.is_file():
+        pytest.skip("没有 axe-core：在 tools/ 里运行 npm ci 之后才查无障碍")
+    context, _ = open_context(browser, site_url, theme=theme)
+    page = context.new_page()
+    found = {}
+    for name in [*PAGES, "search"]:
+        page.goto(f"{site_url}{name}.html", wait_until="load")
+        page.evaluate(MATH_READY)
+        page.evaluate(SCROLL_THROUGH)
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        result = page.evaluate(
+            "async () => (await axe.run({ exclude: [['iframe']] },"
+            " { iframes: false, resultTypes: ['violations'] }))"
+            ".violations.filter(v => ['serious', 'critical'].includes(v.impact))"
+            ".map(v => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200), v.nodes[0].failureSummary])"
+        )
+        if result:
+            found[name] = result
+    assert not found, (
+        f"{theme} 主题下的无障碍问题：\n{json.dumps(found, ensure_ascii=False, indent=1)[:6000]}"
+    )
+    context.close()
+
+
+def search(page, base, text):
+    """像读者那样：按 Ctrl+K，打字，回车；给出结果的页名。"""
+    page.goto(f"{base}index.html", wait_until="load")
+    page.keyboard.press("Control+k")
+    box = page.locator(
+        "dialog[open] input[type=search], .search-button__wrapper.show input[type=search]"
+    ).first
+    box.fill(text)
+    box.press("Enter")
+    page.wait_for_url("**/search.html?q=*")
+    page.wait_for_function(
+        "() => typeof Search !== 'undefined' && Search._pulse_status < 0"
+        " && !!document.querySelector('.search-summary')"
+    )
+    links = page.locator("ul.search > li > a")
+    addresses = [links.nth(i).get_attribute("href") for i in range(links.count())]
+    return [re.sub(r"^\./", "", a.split("#")[0].split("?")[0]).removesuffix(".html") for a in addresses]
+
+
+def test_search_finds_every_glossary_term(browser, site_url, book_site):
+    source = (book_site / "_static" / "search_homes.js").read_text(encoding="utf-8")
+    homes = json.loads(source[source.index("{") : source.rindex("}") + 1])
+    assert len(homes) >= 40, f"术语表只有 {len(homes)} 个词带出处"
+    context, problems = open_context(browser, site_url)
+    page = context.new_page()
+    wrong = {}
+    for term, home in homes.items():
+        results = search(page, site_url, term)
+        if not results or results[0] != home:
+            wrong[term] = (home, results[:3])
+    assert not wrong, f"搜索结果的第一条不是讲这个词的那一章：{wrong}"
+    assert not problems, problems
+    context.close()
+
+
+@pytest.mark.parametrize(
+    "text", ["遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid"]
+)
+def test_search_finds_words_and_code(browser, site_url, text):
+    context, problems = open_context(browser, site_url)
+    results = search(context.new_page(), site_url, text)
+    assert any(name.startswith("chapters/") for name in results), f"搜不到 {text}"
+    assert not problems, problems
+    context.close()
+
+
+def test_search_finds_a_phrase_inside_a_sentence(browser, site_url, book_site):
+    """从每章正文里取一句的中间一段去搜，要能找到那一章。"""
+    from bs4 import BeautifulSoup
+
+    context, _ = open_context(browser, site_url)
+    page = context.new_page()
+    lost = {}
+    for name in (name for name in PAGES if name != "index"):
+        soup = BeautifulSoup((book_site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        runs = re.findall(r"[一-鿿]{9,}", " ".join(p.get_text() for p in soup.select("article p")))
+        if not runs:
+            continue
+        phrase = runs[len(runs) // 2][2:8]
+        if name not in search(page, site_url, phrase):
+            lost[name] = phrase
+    assert not lost, f"搜不到句子中间的词组：{lost}"
+    context.close()
+
+
+def test_search_for_nonsense_finds_nothing(browser, site_url):
+    context, _ = open_context(browser, site_url)
+    assert search(context.new_page(), site_url, "鸑鷟鸂鶒") == [], "不存在的词也有结果，搜索没有真的在比对"
+    context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_theme_is_applied(browser, site_url, theme):
+    context, _ = open_context(browser, site_url, theme=theme)
+    page = context.new_page()
+    page.goto(f"{site_url}index.html", wait_until="load")
+    red, green, blue = page.evaluate(
+        "() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
+    )
+    assert (red + green + blue > 600) == (theme == "light"), f"{theme} 主题的底色是 {red, green, blue}"
+    context.close()
+
+
+def test_folded_answers_open(browser, site_url):
+    context, _ = open_context(browser, site_url)
+    page = context.new_page()
+    opened = 0
+    for name in PAGES:
+        page.goto(f"{site_url}{name}.html", wait_until="load")
+        for button in page.locator(".admonition.dropdown button.toggle-button").all():
+            box = button.locator("xpath=ancestor::div[contains(@class,'admonition')][1]")
+            hidden = "toggle-hidden" in (box.get_attribute("class") or "")
+            button.click()
+            assert ("toggle-hidden" in (box.get_attribute("class") or "")) != hidden, f"{name} 的折叠框点不开"
+            opened += 1
+    assert opened > 0, "全书没有一个折叠的解答"
+    context.close()

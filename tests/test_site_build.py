@@ -1,0 +1,222 @@
+"""建书本身：用同一份 _config.yml 建很小的书，看断言失败、缓存、仓库按钮各自的行为；以及各扩展的小测试。"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import nbformat
+import pytest
+from book_finish import extract_media, finish_page
+from book_key import content_key, library_key
+from compare_builds import compare
+from conftest import JUPYTER_BOOK, ROOT
+from zh_search import SearchChineseBigrams
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
+# 抽取文字时，同形的部首补充字符会冒充汉字，NFKC 不管这一段
+RADICALS = str.maketrans("⻔⻚⻓⻅⻛⻋⻢⻩⻬⻆⻉⻰⻝", "门页长见风车马黄齐角贝龙食")
+
+
+def write_notebook(path, *cells):
+    cells = [nbformat.v4.new_markdown_cell("# 小书的一章\n\n这一章只为测试而写，讲遗忘门。")] + [
+        nbformat.v4.new_code_cell(cell) for cell in cells
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL), path)
+
+
+@pytest.fixture
+def tiny_book(tmp_path):
+    """同一份配置、同样的扩展与样式，只有两页。"""
+    book = tmp_path / "book"
+    (book / "chapters").mkdir(parents=True)
+    for name in ("_config.yml", "references.bib", "requirements.txt"):
+        shutil.copy(ROOT / name, book / name)
+    config = (book / "_config.yml").read_text(encoding="utf-8")
+    for name in ("logo", "favicon"):  # 图不在小书里
+        config = re.sub(rf"^(\s*){name}: .*$", "", config, flags=re.M)
+    (book / "_config.yml").write_text(config, encoding="utf-8")
+    for name in ("_ext", "_site_static"):
+        shutil.copytree(ROOT / name, book / name, ignore=shutil.ignore_patterns("mathjax", "__pycache__"))
+    (book / "lstm_lib").mkdir()
+    (book / "lstm_lib" / "one.py").write_text("ONE = 1\n", encoding="utf-8")
+    (book / "_toc.yml").write_text(
+        "format: jb-book\nroot: index\nchapters:\n- file: chapters/one\n", encoding="utf-8"
+    )
+    (book / "index.md").write_text("# 小书\n\n这是首页，只有一句话。\n", encoding="utf-8")
+    return book
+
+
+def build(book, *options, **environment):
+    env = {k: v for k, v in os.environ.items() if k not in ("CI", "BOOK_QUICK", "BOOK_REPOSITORY_URL")}
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(book), *options]
+    return subprocess.run(command, capture_output=True, text=True, env=env | environment, check=False)
+
+
+def page(book, name="chapters/one"):
+    return (book / "_build" / "html" / f"{name}.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("options", [[], ["-W", "-n", "--keep-going"]], ids=["plain", "strict"])
+def test_a_failing_assert_fails_the_build_every_time(tiny_book, options):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "assert 1 + 1 == 3, '算错了'")
+    for attempt in (1, 2):
+        done = build(tiny_book, *options)
+        assert done.returncode != 0, f"第 {attempt} 次建书没有因断言失败而失败"
+        assert "算错了" in done.stdout + done.stderr, "报错里没有断言的消息"
+
+
+def test_a_failed_build_does_not_poison_the_next(tiny_book):
+    shutil.copytree(ROOT / "img", tiny_book / "img")
+    shutil.copy(ROOT / "_config.yml", tiny_book / "_config.yml")  # 带标志与图标的原样配置
+    chapter = tiny_book / "chapters" / "one.ipynb"
+    write_notebook(chapter, "assert False, '先失败一次'")
+    assert build(tiny_book).returncode != 0
+    write_notebook(chapter, "print('改好了')")
+    done = build(tiny_book, "-W", "-n", "--keep-going")
+    assert done.returncode == 0, "失败一次之后，改好了也建不成：" + done.stderr[-2000:]
+
+
+def test_a_good_book_builds_and_stderr_fails_it(tiny_book):
+    chapter = tiny_book / "chapters" / "one.ipynb"
+    write_notebook(chapter, "print('好')")
+    done = build(tiny_book, "-W", "-n", "--keep-going")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    assert 'lang="zh-CN"' in page(tiny_book)
+    write_notebook(chapter, "import sys\nprint('警告', file=sys.stderr)")
+    assert build(tiny_book, "-W", "-n", "--keep-going").returncode != 0, "写到标准错误的输出没有使建书失败"
+
+
+def test_changed_library_reexecutes_unchanged_notebooks(tiny_book):
+    code = "import time\nprint('时刻', time.time_ns())"
+    write_notebook(tiny_book / "chapters" / "one.ipynb", code)
+
+    def moment(**environment):
+        done = build(tiny_book, **environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return re.search(r"时刻 (\d+)", page(tiny_book)).group(1)
+
+    first = moment(BOOK_QUICK="1")
+    index = tiny_book / "index.md"
+    index.write_text(index.read_text(encoding="utf-8") + "\n又添一句。\n", encoding="utf-8")
+    notebook = tiny_book / "chapters" / "one.ipynb"
+    text = notebook.read_text(encoding="utf-8").replace("只为测试而写", "为测试而写")
+    notebook.write_text(text, encoding="utf-8")
+    start = time.perf_counter()
+    second = moment(BOOK_QUICK="1")
+    print(f"改一句话后的快速重建：{time.perf_counter() - start:.1f} 秒")
+    assert second == first, "只改文字，却重新执行了代码"
+    assert "这一章为测试而写" in page(tiny_book), "改的字没有出来"
+    (tiny_book / "lstm_lib" / "one.py").write_text("ONE = 2\n", encoding="utf-8")
+    third = moment(BOOK_QUICK="1")
+    assert third != second, "程序包变了，快速重建却仍用旧输出"
+    (tiny_book / "lstm_lib" / "one.py").write_text("ONE = 3\n", encoding="utf-8")
+    assert moment() != third, "程序包变了，普通建书却没有重新执行"
+    assert build(tiny_book, BOOK_QUICK="1", CI="1").returncode != 0, "持续集成里竟能用快速重建"
+
+
+def test_launch_buttons_need_an_address(tiny_book):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    assert build(tiny_book).returncode == 0
+    assert "colab.research.google.com" not in page(tiny_book), "没配地址也出现了 Colab 按钮"
+    done = build(tiny_book, "--all", BOOK_REPOSITORY_URL="https://github.com/someone/lstm-book")
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = page(tiny_book)
+    address = "https://colab.research.google.com/github/someone/lstm-book/blob/main/chapters/one.ipynb"
+    assert address in text, "配了地址，Colab 按钮没有出现或指错"
+    assert "mybinder.org/v2/gh/someone/lstm-book/main" in text, "配了地址，Binder 按钮没有出现"
+
+
+def test_search_splits_chinese_by_two():
+    language = SearchChineseBigrams({})
+    terms = language.split("遗忘门 weight_ih_l0 与 LSTM")
+    assert {"遗忘", "忘门", "weight_ih_l0", "LSTM", "门"} <= set(terms)
+    assert language.word_filter("门") and not language.word_filter("a")
+
+
+def test_media_is_moved_out_of_the_page(tmp_path):
+    html = f'<p>甲</p><audio controls="controls"><source src="data:audio/wav;base64,{WAV}" /></audio>'
+    done = finish_page(f"<html><body>{html}</body></html>", tmp_path / "_media", "../")
+    assert "base64" not in done and 'preload="none"' in done
+    (saved,) = (tmp_path / "_media").iterdir()
+    assert f"../_media/{saved.name}" in done and saved.read_bytes()[:4] == b"RIFF"
+    assert finish_page(done, tmp_path / "_media", "../") == done, "再做一遍，结果变了"
+    small = '<img alt="点" src="data:image/png;base64,iVBORw0KGgo=" />'
+    assert extract_media(small, tmp_path / "m", "") == small, "很小的图不该拆成文件"
+
+
+def test_code_and_english_prose_are_left_alone(tmp_path):
+    html = '<body><pre>title="Search"</pre><a title="Search">x</a></body>'
+    done = finish_page(html, tmp_path, "")
+    assert '<pre>title="Search"</pre>' in done and '<a title="搜索">' in done
+
+
+def test_keys_follow_what_they_watch(tmp_path):
+    (tmp_path / "lstm_lib").mkdir()
+    (tmp_path / "chapters").mkdir()
+    source, chapter = tmp_path / "lstm_lib" / "a.py", tmp_path / "chapters" / "a.ipynb"
+    source.write_text("1")
+    chapter.write_text("1")
+    keys = library_key(tmp_path), content_key(tmp_path)
+    chapter.write_text("2")
+    assert library_key(tmp_path) == keys[0] and content_key(tmp_path) != keys[1]
+    source.write_text("2")
+    assert library_key(tmp_path) != keys[0]
+    source.rename(tmp_path / "lstm_lib" / "b.py")
+    renamed = library_key(tmp_path)
+    (tmp_path / "lstm_lib" / "__pycache__").mkdir()
+    (tmp_path / "lstm_lib" / "__pycache__" / "x.py").write_text("3")
+    assert library_key(tmp_path) == renamed
+
+
+def test_comparison_sees_a_difference_and_respects_the_tag():
+    def notebook(text, tags=()):
+        cell = nbformat.v4.new_code_cell("f()", metadata={"tags": list(tags)})
+        cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+        return nbformat.v4.new_notebook(cells=[cell])
+
+    assert compare(notebook("1.0"), notebook("1.0")) == []
+    assert compare(notebook("1.0"), notebook("1.1")), "输出不同却没看出来"
+    assert compare(notebook("1.0", ["timing"]), notebook("1.1", ["timing"])) == []
+    assert compare(notebook("<a at 0x7f00aa11>"), notebook("<a at 0x7f00bb22>")) == []
+
+
+def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
+    from pypdf import PdfReader
+    from site_server import pages_in_order
+
+    given = os.environ.get("BOOK_PDF")
+    path = Path(given) if given else tmp_path / "lstm.pdf"
+    if not given:
+        command = [
+            sys.executable,
+            str(ROOT / "tools" / "make_pdf.py"),
+            "--site",
+            str(book_site),
+            "--out",
+            str(path),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    reader = PdfReader(path)
+    names = pages_in_order(ROOT)
+    assert len(reader.pages) >= 2 * len(names), f"{len(names)} 页网页只印出 {len(reader.pages)} 页"
+    top = [item for item in reader.outline if not isinstance(item, list)]
+    assert len(top) == len(names), f"书签 {len(top)} 个，网页 {len(names)} 个"
+    starts = [reader.get_destination_page_number(item) for item in top]
+    assert starts == sorted(set(starts)), "书签没有按顺序指向各章"
+    text = unicodedata.normalize("NFKC", "".join(page.extract_text() for page in reader.pages))
+    text = text.translate(RADICALS)
+    for word in ("遗忘门", "细胞状态", "理想比值掩蔽", "解答"):
+        assert word in text.replace("\n", ""), f"PDF 里找不到「{word}」"
+    blank = [n for n, sheet in enumerate(reader.pages) if len(sheet.extract_text()) < 8 and not sheet.images]
+    assert len(blank) <= len(names) // 3, f"空白页太多：{blank}"
+    for page_number in range(len(reader.pages)):
+        for item in reader.pages[page_number].get("/Annots", []) or []:
+            uri = str(item.get_object().get("/A", {}).get("/URI", ""))
+            assert "127.0.0.1" not in uri, f"PDF 里留着本机网址 {uri}"

@@ -1,0 +1,205 @@
+"""流式增强：块怎么切都一样、与整句一样、延迟数得清、坏输入不毒化状态；各引擎给出同一个掩蔽。"""
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_lib import engines, irm
+from lstm_lib.audio import HOP_LENGTH, N_FFT, istft, stft
+from lstm_lib.streaming import AnyRateEnhancer, StreamingEnhancer
+
+LENGTHS = [0, 1, 255, 256, 257, 511, 512, 513, 4000]
+BLOCKS = [1, 160, 255, 256, 257, 512, 5000]
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return irm.IRMNetwork().eval()  # 权重随机：对得上与否和训练无关
+
+
+@pytest.fixture(scope="module")
+def step(network):
+    return engines.mask_step(network)
+
+
+def noise(length, seed=0):
+    return np.random.default_rng(seed).standard_normal(length).astype(np.float32)
+
+
+def identity(x, state):
+    return np.ones(257, np.float32), state
+
+
+def running_mean(x, state):
+    """有记忆的掩蔽函数：状态错一点，输出就错一片。"""
+    state = x if state is None else 0.9 * state + 0.1 * x
+    return np.append(np.float32(0.5), state / (1 + state)), state
+
+
+def in_blocks(step, wave, block):
+    enhancer = StreamingEnhancer(step)
+    pieces = [enhancer.process(wave[i : i + block]) for i in range(0, len(wave), block)]
+    return np.concatenate([*pieces, enhancer.flush()])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_any_block_size_gives_the_same_bits_and_equals_whole_utterance(length):
+    wave = noise(length)
+    spectrum = stft(wave)
+    state, mask = None, []
+    for frame in spectrum:
+        m, state = running_mean(np.abs(frame[1:]), state)
+        mask.append(m)
+    expected = istft(spectrum * np.array(mask), length)
+    for block in BLOCKS:
+        output = in_blocks(running_mean, wave, block)
+        assert output.dtype == np.float32
+        np.testing.assert_array_equal(output, expected, err_msg=f"块长 {block}")
+
+
+def test_network_in_blocks_equals_whole_utterance_by_torch(network, step):
+    wave = 0.1 * noise(16000)
+    expected = irm.enhance(network, wave)
+    first = in_blocks(step, wave, 16000)
+    assert np.abs(first - expected).max() < 1e-6
+    for block in (1, 37, 300):
+        np.testing.assert_array_equal(in_blocks(step, wave, block), first)
+
+
+def test_calling_on_a_whole_wave_and_reuse_after_flush(step):
+    enhancer = StreamingEnhancer(step)
+    wave = noise(3000)
+    first = enhancer(wave)
+    np.testing.assert_array_equal(enhancer(wave), first)
+    enhancer.process(wave[:1234])
+    enhancer.reset()
+    assert len(enhancer.flush()) == 0
+    np.testing.assert_array_equal(enhancer(wave), first)
+
+
+def test_two_streams_share_one_step(step):
+    a, b = noise(2000, 1), noise(2000, 2)
+    left, right = StreamingEnhancer(step), StreamingEnhancer(step)
+    outputs = [[], []]
+    for i in range(0, 2000, 100):
+        outputs[0].append(left.process(a[i : i + 100]))
+        outputs[1].append(right.process(b[i : i + 100]))
+    np.testing.assert_array_equal(np.concatenate([*outputs[0], left.flush()]), in_blocks(step, a, 2000))
+    np.testing.assert_array_equal(np.concatenate([*outputs[1], right.flush()]), in_blocks(step, b, 2000))
+
+
+def test_latency_is_what_it_says():
+    enhancer = StreamingEnhancer(identity)
+    delays, emitted = [], 0
+    for received, sample in enumerate(noise(3000), start=1):
+        count = len(enhancer.process(np.array([sample])))
+        delays += [received - position for position in range(emitted, emitted + count)]
+        emitted += count
+    assert max(delays) == StreamingEnhancer.latency == N_FFT
+    assert min(delays) == N_FFT - HOP_LENGTH + 1
+
+
+def test_does_not_keep_or_change_the_callers_block(step):
+    enhancer = StreamingEnhancer(step)
+    block = noise(300)
+    before = block.copy()
+    first = enhancer.process(block)
+    np.testing.assert_array_equal(block, before)
+    block[:] = 7  # 调用者常常重用同一块缓冲区
+    kept = first.copy()
+    rest = [enhancer.process(noise(700, 3)), enhancer.flush()]
+    whole = np.concatenate([before, noise(700, 3)])
+    np.testing.assert_array_equal(np.concatenate([first, *rest]), in_blocks(step, whole, 1000))
+    np.testing.assert_array_equal(first, kept)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.array([0.0, np.nan]), np.array([np.inf]), np.zeros((4, 2)), np.zeros(4, int)]
+)
+def test_a_refused_block_leaves_the_state_alone(step, bad):
+    wave = noise(2000)
+    enhancer = StreamingEnhancer(step)
+    first = enhancer.process(wave[:1000])
+    with pytest.raises(ValueError, match="block"):
+        enhancer.process(bad)
+    output = np.concatenate([first, enhancer.process(wave[1000:]), enhancer.flush()])
+    np.testing.assert_array_equal(output, in_blocks(step, wave, 2000))
+
+
+def test_silence_in_silence_out(step):
+    assert not StreamingEnhancer(step)(np.zeros(5000, np.float32)).any()
+
+
+@pytest.mark.parametrize("level", [1e-30, 1e-6, 1e4])
+def test_extreme_levels_stay_finite(step, level):
+    output = StreamingEnhancer(step)(noise(5000) * np.float32(level))
+    assert np.isfinite(output).all()
+    assert np.abs(output).max() <= 10 * level
+
+
+@pytest.mark.parametrize("rate", [7999, 8000, 16000, 44100, 48000])
+@pytest.mark.parametrize("channels", [1, 2, 8])
+def test_any_rate_keeps_length_time_and_channels(rate, channels):
+    length = 2 * rate + 13
+    n = np.arange(length)[:, None]
+    wave = (0.5 * np.sin(2 * np.pi * (200 + 50 * np.arange(channels)) * n / rate)).astype(np.float32)
+    enhancer = AnyRateEnhancer(identity, rate, channels)
+    pieces = [enhancer.process(wave[i : i + 1000]) for i in range(0, length, 1000)]
+    output = np.concatenate([*pieces, enhancer.flush()])
+    assert output.shape == wave.shape
+    middle = slice(rate // 10, -rate // 10)  # 两头有重采样滤波器的过渡
+    assert np.abs(output[middle] - wave[middle]).max() < 1e-4
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 100])
+def test_any_rate_with_a_handful_of_samples(length):
+    enhancer = AnyRateEnhancer(identity, 48000, 2)
+    output = np.concatenate([enhancer.process(np.ones((length, 2))), enhancer.flush()])
+    assert output.shape == (length, 2)
+    assert np.isfinite(output).all()
+
+
+def test_any_rate_refuses_a_wrong_channel_count():
+    with pytest.raises(ValueError, match="形状"):
+        AnyRateEnhancer(identity, 48000, 2).process(np.zeros((10, 3)))
+
+
+@pytest.mark.parametrize("repaired", [True, False])
+@pytest.mark.parametrize("name", [n for n in engines.ENGINES if n != "c-int8"])
+def test_every_engine_gives_torchs_mask_with_carried_state(name, repaired):
+    network = irm.IRMNetwork(repaired=repaired).eval()
+    frames = np.abs(noise(30 * 256).reshape(30, 256))
+    with torch.inference_mode():
+        expected, _ = network.forward_with_state(torch.from_numpy(frames)[None], None)
+    one, two = None, None
+    step = engines.mask_step(network, name)
+    for frame, row in zip(frames, expected[0].numpy(), strict=True):
+        mask, one = step(frame, one)
+        assert mask.shape == (257,)
+        np.testing.assert_allclose(mask, row, rtol=0, atol=1e-5)
+        mask, two = step(frame, two)  # 另一路音频，不许串
+        np.testing.assert_allclose(mask, row, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch-cell"])
+def test_a_mask_is_not_overwritten_by_the_next_frame(network, name):
+    step = engines.mask_step(network, name)
+    first, state = step(noise(256), None)
+    kept = first.copy()
+    step(noise(256, 1), state)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_int8_engine_is_close(network):
+    step, exact = engines.mask_step(network, "c-int8"), engines.mask_step(network)
+    one, two = None, None
+    for frame in np.abs(noise(30 * 256).reshape(30, 256)):
+        mask, one = step(frame, one)
+        expected, two = exact(frame, two)
+        assert np.abs(mask - expected).max() < 5e-3
+
+
+def test_unknown_engine_is_refused(network):
+    with pytest.raises(ValueError, match="numpy"):
+        engines.mask_step(network, "没有的")

@@ -1,0 +1,153 @@
+"""把建好的网站印成一本 PDF：逐页用 Chromium 打印，合并，配书签、页码，跨页链接改指书内。
+
+用法：python tools/make_pdf.py [--site _build/html] [--out _build/pdf/lstm.pdf]
+"""
+
+import argparse
+import io
+import shutil
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from site_server import BROWSER_ARGS, pages_in_order, serve
+
+from lstm_lib.files import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+MARGIN = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
+
+# 打开折叠的内容，催促懒加载的图，等公式与字体；播放器与嵌入的网页印不出来，换成一行说明
+PREPARE = """async () => {
+  document.documentElement.dataset.theme = "light";
+  // 折叠的代码即使展开，印出来也是空白；把内容搬到外面
+  document.querySelectorAll("details").forEach(d => {
+    const box = document.createElement("div");
+    box.append(...[...d.children].filter(n => n.tagName !== "SUMMARY"));
+    d.replaceWith(box);
+  });
+  document.querySelectorAll(".toggle-hidden").forEach(d => d.classList.remove("toggle-hidden"));
+  document.querySelectorAll("iframe").forEach(f => {
+    const note = document.createElement("p");
+    note.textContent = "（可交互的网络结构图，请在网页上打开）";
+    f.replaceWith(note);
+  });
+  document.querySelectorAll("img[loading]").forEach(i => i.loading = "eager");
+  const limit = () => new Promise(done => setTimeout(done, 5000));
+  await Promise.all([...document.images].filter(i => i.checkVisibility())
+    .map(i => Promise.race([i.decode().catch(() => null), limit()])));
+  if (window.MathJax?.startup?.promise) await window.MathJax.startup.promise;
+  await document.fonts.ready;
+  return document.querySelector("h1")?.innerText.replace(/[#\\u{f0c1}]/gu, "").trim() || document.title;
+}"""
+
+
+def print_pages(base, names, browser):
+    """每页给出（页名，标题，PDF 字节）。"""
+    context = browser.new_context(viewport={"width": 900, "height": 1200})
+    context.add_init_script("localStorage.setItem('mode','light');localStorage.setItem('theme','light')")
+    page = context.new_page()
+    result = []
+    for name in names:
+        page.goto(f"{base}{name}.html", wait_until="load")
+        page.emulate_media(media="print", color_scheme="light")
+        title = page.evaluate(PREPARE)
+        data = page.pdf(format="A4", margin=MARGIN, print_background=True, outline=True, tagged=True)
+        result.append((name, title, data))
+        print(f"  {name}：{title}", flush=True)
+    context.close()
+    return result
+
+
+def page_numbers(browser, count):
+    """只有页码的 ``count`` 页。"""
+    sheets = "".join(
+        '<div style="height:297mm;position:relative;break-after:page">'
+        '<p style="position:absolute;bottom:8mm;width:100%;margin:0;text-align:center">'
+        f"{number} / {count}</p></div>"
+        for number in range(1, count + 1)
+    )
+    page = browser.new_page()
+    page.set_content(
+        f'<body style="margin:0;font:9pt sans-serif;color:#55626f;background:transparent">{sheets}</body>'
+    )
+    data = page.pdf(format="A4", margin=dict.fromkeys(MARGIN, "0"), print_background=False)
+    page.close()
+    return data
+
+
+def rewrite_links(writer, base, starts):
+    """网站内的链接改成跳到书内那一章；别处的链接不动。"""
+    from pypdf.generic import ArrayObject, DictionaryObject, NameObject
+
+    for page in writer.pages:
+        for annotation in page.get("/Annots", []):
+            item = annotation.get_object()
+            action = item.get("/A", {})
+            uri = str(action.get("/URI", "")) if action else ""
+            if not uri.startswith(base):
+                continue
+            target = unquote(urldefrag(uri[len(base) :]).url).removesuffix(".html") or "index"
+            if target in starts:
+                destination = ArrayObject(
+                    [writer.pages[starts[target]].indirect_reference, NameObject("/Fit")]
+                )
+                item[NameObject("/A")] = DictionaryObject(
+                    {NameObject("/S"): NameObject("/GoTo"), NameObject("/D"): destination}
+                )
+            else:
+                del item[NameObject("/A")]  # 下载之类的链接在书里没有去处
+
+
+def bind(printed, numbers, base, title):
+    from pypdf import PdfReader, PdfWriter
+
+    writer, starts = PdfWriter(), {}
+    for name, heading, data in printed:
+        starts[name] = len(writer.pages)
+        writer.append(PdfReader(io.BytesIO(data)), outline_item=heading, import_outline=True)
+    for page, number in zip(writer.pages, PdfReader(io.BytesIO(numbers)).pages, strict=False):
+        page.merge_page(number)
+    rewrite_links(writer, base, starts)
+    writer.add_metadata(
+        {"/Title": title, "/Author": "《LSTM 实现与优化》作者", "/Producer": "Chromium, pypdf"}
+    )
+    writer.page_mode = "/UseOutlines"
+    writer.compress_identical_objects()
+    return writer
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
+    parser.add_argument("--out", default=ROOT / "_build" / "pdf" / "lstm.pdf", type=Path)
+    args = parser.parse_args()
+    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser_path:
+        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
+        return 1
+    if not (args.site / "index.html").is_file():
+        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    names = [name for name in pages_in_order(ROOT) if (args.site / f"{name}.html").is_file()]
+    with serve(args.site) as base, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
+        printed = print_pages(base, names, browser)
+        from pypdf import PdfReader
+
+        count = sum(len(PdfReader(io.BytesIO(data)).pages) for _, _, data in printed)
+        writer = bind(printed, page_numbers(browser, count), base, "LSTM 实现与优化")
+        browser.close()
+    with atomic_path(args.out) as temporary:
+        writer.write(str(temporary))
+    print(f"{args.out}：{count} 页，{args.out.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,90 @@
+"""变异测试：把 lstm.py 与 layouts.py 里的代码逐处改坏，看测试能不能发现。
+
+用法：``python tools/mutation.py [名字的通配符…]``，例如 ``python tools/mutation.py 'lstm_lib.layouts.*'``。
+在临时目录里用 mutmut 运行，不动本目录；结束时打印杀死的比例，并列出幸存者与各自的改动。
+``--keep 目录`` 把临时目录留在指定的地方，以便分几次跑（已有结果的不再重跑）。
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MUTATED = ("lstm_lib/layouts.py", "lstm_lib/lstm.py")
+TESTS = ("test_layouts.py", "test_lstm.py", "test_lstm_import.py", "test_lstm_backward.py")
+CONFIG = """[mutmut]
+paths_to_mutate = {mutated}
+tests_dir = tests/
+also_copy = lstm_lib
+do_not_mutate =
+pytest_add_cli_args = -p no:cacheprovider -x -q -W ignore
+"""
+
+
+# 改坏之后只要知道错没错，不必费时找最小的反例
+CONFTEST = """from hypothesis import Phase, settings
+
+settings.register_profile("mutation", phases=[Phase.explicit, Phase.generate])
+settings.load_profile("mutation")
+"""
+
+
+def prepare(folder: Path) -> None:
+    shutil.copytree(ROOT / "lstm_lib", folder / "lstm_lib", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "tests").mkdir()
+    (folder / "tests" / "conftest.py").write_text(CONFTEST)
+    for test in TESTS:
+        text = (ROOT / "tests" / test).read_text(encoding="utf-8")
+        text = re.sub(r"max_examples=\d+", "max_examples=60", text)
+        (folder / "tests" / test).write_text(text, encoding="utf-8")
+    (folder / "setup.cfg").write_text(CONFIG.format(mutated="\n    ".join(("", *MUTATED))))
+
+
+def mutmut(folder, *arguments, **options):
+    return subprocess.run([sys.executable, "-m", "mutmut", *arguments], cwd=folder, check=False, **options)
+
+
+def report(folder: Path) -> float:
+    out = mutmut(folder, "results", "--all", "true", capture_output=True, text=True).stdout
+    results = dict(re.findall(r"^\s*(\S+): (.+?)\s*$", out, re.MULTILINE))
+    results = {name: status for name, status in results.items() if status != "not checked"}
+    counts = Counter(results.values())
+    killed = counts["killed"] + counts["timeout"] + counts["caught by type check"]
+    for name, status in sorted(results.items()):
+        if status not in ("killed", "timeout"):
+            diff = mutmut(folder, "show", name, capture_output=True, text=True).stdout
+            changes = [line for line in diff.splitlines() if re.match(r"[-+](?![-+])", line)]
+            print(f"\n{name}（{status}）", *changes, sep="\n    ")
+    total = sum(counts.values())
+    print(f"\n{dict(counts)}：{total} 处改动，发现 {killed} 处，{killed / max(total, 1):.1%}")
+    return killed / max(total, 1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="只跑名字与这些通配符相符的改动")
+    parser.add_argument("--keep", type=Path, help="临时目录放在这里并保留")
+    parser.add_argument("--jobs", type=int, default=1, help="同时跑几个")
+    parser.add_argument("--report-only", action="store_true", help="不跑，只汇总 --keep 里已有的结果")
+    arguments = parser.parse_args()
+    folder = arguments.keep or Path(tempfile.mkdtemp())
+    if not (folder / "setup.cfg").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        prepare(folder)
+    if not arguments.report_only:
+        mutmut(folder, "run", "--max-children", str(arguments.jobs), *arguments.names)
+    score = report(folder)
+    if not arguments.keep:
+        shutil.rmtree(folder)
+    return 0 if score >= 0.9 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

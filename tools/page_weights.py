@@ -1,0 +1,66 @@
+"""各页的重量：打开一页（不点播放、不开结构图）时经网络传多少，gzip 之后，单位 kB。
+
+用法：python tools/page_weights.py [--site _build/html]；有一页超过 1.5 MB 就以 1 退出。
+"""
+
+import argparse
+import gzip
+import re
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from site_server import COMPRESSIBLE, pages_in_order
+
+ROOT = Path(__file__).resolve().parent.parent
+LIMIT = 1_500_000  # 字节
+REFERENCE = re.compile(r'<(script|link|img|iframe|audio|source)\b[^>]*?\b(?:src|href)="([^"]+)"([^>]*)>')
+CSS_URL = re.compile(r"url\([\"']?([^)\"']+)[\"']?\)")
+
+
+def transfer_size(path: Path) -> int:
+    data = path.read_bytes()
+    return len(gzip.compress(data, 6)) if path.suffix in COMPRESSIBLE else len(data)
+
+
+def resources(page: Path) -> set[Path]:
+    """打开这一页就会去取的本地文件：样式、脚本、图片（懒加载的也算，读者会滚到）；播放器与 iframe 不算。"""
+    found = {page}
+    for tag, address, _ in REFERENCE.findall(page.read_text(encoding="utf-8")):
+        if tag in ("iframe", "audio", "source") or re.match(r"[a-z]+:|//", address):
+            continue
+        target = (page.parent / unquote(urldefrag(address.split("?")[0]).url)).resolve()
+        if target.is_file() and target.suffix not in (".html",):
+            found.add(target)
+            if target.suffix == ".css" and "vendor" not in target.parts:
+                for inner in CSS_URL.findall(target.read_text(encoding="utf-8")):
+                    extra = (target.parent / inner.split("?")[0].split("#")[0]).resolve()
+                    if extra.is_file() and extra.suffix in (".svg", ".png"):
+                        found.add(extra)
+    return found
+
+
+def weigh(site: Path, name: str) -> tuple[int, int]:
+    """（本页 HTML，首次打开时的全部传输）字节数。"""
+    page = site / f"{name}.html"
+    return transfer_size(page), sum(transfer_size(path) for path in resources(page))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
+    args = parser.parse_args()
+    heavy = 0
+    print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）")
+    for name in pages_in_order(ROOT):
+        html, total = weigh(args.site, name)
+        heavy += total > LIMIT
+        print(f"{name:<28}{html / 1000:>10.0f}{total / 1000:>12.0f}{'  超重' if total > LIMIT else ''}")
+    return 1 if heavy else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
