@@ -30,6 +30,8 @@ def cell_outputs(cell) -> str:
     """一个单元格的全部输出，拼成一段可比较的文字。"""
     parts, streams = [], {}
     for output in cell.get("outputs", []):
+        if "".join(output.get("data", {}).get("text/html", "有内容")) == "":
+            continue  # 做完的进度条清空了自己；缓存里已有结果时它根本不出现
         if "text" in output:  # 同一个流分几次送到、夹在哪张图前后，要看时机；接起来再比
             name = output.get("name")
             streams[name] = streams.get(name, "") + clean(output["text"])
