@@ -3,6 +3,7 @@
 全书约定：16 kHz 单声道 float32；512 点 STFT、帧移 256、周期型平方根 Hann 窗，共 257 个频点。
 """
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -190,7 +191,7 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     """尺度不变信号失真比 SI-SDR，dB（Le Roux 等，ICASSP 2019，式 (4)；两路先各自去均值）。
 
     把估计乘任意非零常数，结果不变。参考是常数（去均值后全零）时没有定义，报 ``ValueError``；
-    估计与参考毫无关系时是 -inf，成比例时是 +inf 或受限于舍入误差的大数。
+    估计与参考毫无关系（或是常数）时是 -inf，成比例时是 +inf 或受限于舍入误差的大数。
     """
     reference = np.asarray(as_wave(reference, "reference"), dtype=np.float64)
     estimate = np.asarray(as_wave(estimate, "estimate"), dtype=np.float64)
@@ -200,6 +201,8 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
         raise ValueError("参考信号是空的、全零或常数，SI-SDR 没有定义；请换一段有声音的参考。")
     reference = reference - reference.mean()
     estimate = estimate - estimate.mean()
+    if not estimate.any():
+        return -math.inf
     target = (estimate @ reference) / (reference @ reference) * reference
     with np.errstate(divide="ignore"):
         return float(10 * (np.log10(energy(target)) - np.log10(energy(estimate - target))))

@@ -1,4 +1,4 @@
-"""在 Python 里转换与运行 ncnn 模型；模型文件的解析见 ``ncnn_files``。"""
+"""在 Python 里转换与运行 ncnn 模型；模型文件的解析见 ``ncnn_param`` 与 ``ncnn_files``。"""
 
 import importlib.util
 import os
@@ -12,16 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from lstm_lib.files import atomic_path
-from lstm_lib.ncnn_files import (
-    BinBlock,
-    NcnnLayer,
-    NcnnLSTM,
-    NcnnParam,
-    bin_layout,
-    find_lstm,
-    read_lstm,
-    read_param,
-)
+from lstm_lib.ncnn_files import BinBlock, NcnnLSTM, bin_layout, read_lstm
+from lstm_lib.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
 
 __all__ = [
     "BinBlock", "ConvertedModel", "NcnnLSTM", "NcnnLayer", "NcnnParam", "NcnnRunner",

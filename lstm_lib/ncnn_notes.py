@@ -3,7 +3,8 @@
 import html
 from dataclasses import dataclass
 
-from lstm_lib.ncnn_files import MAGIC, NcnnLayer, bin_layout, read_param
+from lstm_lib.ncnn_files import bin_layout
+from lstm_lib.ncnn_param import MAGIC, NcnnLayer, read_param
 from lstm_lib.tables import Code, Table
 
 _DIRECTIONS = {0: "正向", 1: "反向", 2: "双向"}

@@ -1,0 +1,141 @@
+"""ncnn 的文本结构文件 .param：解析成普通对象，并检查计数与连线。
+
+格式依据：ncnn 源码 src/net.cpp、src/paramdict.cpp（2026 年 7 月的版本）。
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+MAGIC = 7767517
+_MAX_PARAMS = 32  # ncnn 的 NCNN_MAX_PARAM_COUNT
+_TOKEN = re.compile(r'[^\s"]*"[^"]*"|\S+')  # 以空白分开；引号里的空白与逗号属于同一项
+
+
+@dataclass(frozen=True)
+class NcnnLayer:
+    """.param 的一行：``类型 名字 输入数 输出数 输入… 输出… 键=值…``；``line`` 是行号。"""
+
+    type: str
+    name: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    params: dict
+    line: int
+    path: str = ""
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}：第 {self.line} 行（{self.name}）"
+
+
+@dataclass(frozen=True)
+class NcnnParam:
+    """整个 .param 文件。"""
+
+    path: str
+    layers: tuple[NcnnLayer, ...]
+    blob_count: int
+
+
+def read_param(path) -> NcnnParam:
+    """解析 ncnn 的文本 .param；格式不对时报 ``ValueError``，指明文件和行。"""
+    raw = Path(path).read_bytes()
+    if raw[:4] == MAGIC.to_bytes(4, "little"):
+        raise ValueError(f"{path}：这是二进制的 .param.bin，请改用文本的 .param")
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}：第 {error.start} 字节起不是文本，这不是 .param 文件") from None
+    rows = [(number, _TOKEN.findall(line)) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows or rows[0][1] != [str(MAGIC)]:
+        raise ValueError(f"{path}：第 1 行应是 ncnn 的标记 {MAGIC}，这不是 .param 文件")
+    if len(rows) < 2 or len(rows[1][1]) != 2:
+        raise ValueError(f"{path}：第 2 行应是“层数 数据块数”两个整数")
+    number, counts = rows[1]
+    layer_count, blob_count = (_integer(path, number, value) for value in counts)
+    if layer_count != len(rows) - 2:
+        raise ValueError(f"{path}：第 {number} 行声明 {layer_count} 层，文件里却有 {len(rows) - 2} 层")
+    layers = tuple(_parse_layer(path, number, fields) for number, fields in rows[2:])
+    _check_wiring(path, layers, blob_count, number)
+    return NcnnParam(str(path), layers, blob_count)
+
+
+def _integer(path, line, text):
+    digits = text[1:] if text[:1] in "+-" else text
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 10 or abs(int(text)) >= 2**31:
+        raise ValueError(f"{path}：第 {line} 行的 {text[:40]!r} 不是 32 位整数")
+    return int(text)
+
+
+def _value(path, line, text):
+    if not text:
+        raise ValueError(f"{path}：第 {line} 行有一个参数没有值")
+    if text[0].isalpha() or text[0] == '"':
+        return text.strip('"')
+    if "." in text or "e" in text.lower():
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"{path}：第 {line} 行的 {text[:40]!r} 不是数") from None
+    return _integer(path, line, text)
+
+
+def _parse_layer(path, line, fields):
+    if len(fields) < 4:
+        raise ValueError(f"{path}：第 {line} 行太短，至少要有“类型 名字 输入数 输出数”")
+    kind, name = fields[:2]
+    if "." in kind:
+        raise ValueError(f"{path}：第 {line} 行的 {kind} 是 pnnx 的算子；请给 .ncnn.param，不是 .pnnx.param")
+    n_in, n_out = (_integer(path, line, value) for value in fields[2:4])
+    if n_in < 0 or n_out < 0 or 4 + n_in + n_out > len(fields):
+        raise ValueError(f"{path}：第 {line} 行声明 {n_in} 个输入、{n_out} 个输出，后面却没有这么多名字")
+    blobs = fields[4 : 4 + n_in + n_out]
+    params = {}
+    for text in fields[4 + n_in + n_out :]:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{path}：第 {line} 行的 {text[:40]!r} 不是“键=值”；输入输出的个数是否写对了？")
+        key = _integer(path, line, key)
+        items = [value] if value.startswith('"') else value.split(",")
+        if key <= -23300:  # 旧写法的数组：-233键=个数,值,值……
+            key = -key - 23300
+            if _integer(path, line, items[0]) != len(items) - 1:
+                raise ValueError(
+                    f"{path}：第 {line} 行的数组声明 {items[0][:40]} 个数，实际 {len(items) - 1} 个"
+                )
+            params[key] = tuple(_value(path, line, item) for item in items[1:])
+        else:
+            values = tuple(_value(path, line, item) for item in items)
+            params[key] = values if len(items) > 1 else values[0]
+        if not 0 <= key < _MAX_PARAMS:
+            raise ValueError(f"{path}：第 {line} 行的键 {key} 超出 0…{_MAX_PARAMS - 1}")
+    return NcnnLayer(kind, name, tuple(blobs[:n_in]), tuple(blobs[n_in:]), params, line, str(path))
+
+
+def _check_wiring(path, layers, blob_count, line):
+    made = set()
+    for layer in layers:
+        for blob in layer.bottoms:
+            if blob not in made:
+                raise ValueError(f"{path}：第 {layer.line} 行的输入 {blob[:40]!r} 在前面没有哪一层产生")
+        for blob in layer.tops:
+            if blob in made:
+                raise ValueError(f"{path}：第 {layer.line} 行的输出 {blob[:40]!r} 与前面的重名")
+            made.add(blob)
+    if len(made) != blob_count:
+        raise ValueError(f"{path}：第 {line} 行声明 {blob_count} 个数据块，文件里却有 {len(made)} 个")
+
+
+def find_lstm(param: NcnnParam, name: str | None = None) -> NcnnLayer:
+    """LSTM 层；有几个时必须用 ``name`` 指定。"""
+    found = [layer for layer in param.layers if layer.type == "LSTM"]
+    if not found:
+        raise ValueError(f"{param.path}：里面没有 LSTM 层")
+    names = "、".join(layer.name for layer in found)
+    if name is None and len(found) > 1:
+        raise ValueError(f"{param.path}：有 {len(found)} 个 LSTM 层（{names}），请用 name 指定一个")
+    chosen = found if name is None else [layer for layer in found if layer.name == name]
+    if len(chosen) != 1:
+        raise ValueError(f"{param.path}：没有名为 {name!r} 的 LSTM 层（或重名）；有的是：{names}")
+    return chosen[0]
