@@ -14,9 +14,13 @@ RUN = re.compile(r"[一-鿿㐀-䶿〇]+|[a-zA-Z0-9_]+")
 SPLITTER = r"""
 function splitQuery(query) {
   const terms = [];
-  for (const run of query.match(/[一-鿿㐀-䶿〇]+|-?[a-zA-Z0-9_]+/g) || []) {
-    if (!/[一-鿿㐀-䶿〇]/.test(run) || run.length === 1) terms.push(run);
-    else for (let i = 0; i + 1 < run.length; i++) terms.push(run.slice(i, i + 2));
+  for (const word of query.split(/\s+/)) {
+    const minus = word.startsWith("-") ? "-" : "";  // 只有词首的减号才是「不要这个词」，SI-SDR 里的不是
+    for (const run of word.match(/[一-鿿㐀-䶿〇]+|[a-zA-Z0-9_]+/g) || []) {
+      if (!/[一-鿿㐀-䶿〇]/.test(run)) terms.push(minus + run);
+      else if (run.length === 1) terms.push(run);
+      else for (let i = 0; i + 1 < run.length; i++) terms.push(run.slice(i, i + 2));
+    }
   }
   return terms;
 }

@@ -203,7 +203,8 @@ def test_search_finds_every_glossary_term(browser, site_url, book_site):
 
 
 @pytest.mark.parametrize(
-    "text", ["遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid"]
+    "text",
+    ["遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid", "SI-SDR"],
 )
 def test_search_finds_words_and_code(browser, site_url, text):
     context, problems = open_context(browser, site_url)

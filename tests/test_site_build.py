@@ -184,6 +184,11 @@ def test_comparison_sees_a_difference_and_respects_the_tag():
     assert compare(notebook("1.0"), notebook("1.1")), "输出不同却没看出来"
     assert compare(notebook("1.0", ["timing"]), notebook("1.1", ["timing"])) == []
     assert compare(notebook("<a at 0x7f00aa11>"), notebook("<a at 0x7f00bb22>")) == []
+    trained = notebook("1.0")
+    trained.cells[0].outputs.insert(0, nbformat.v4.new_output("display_data", {"text/html": ""}))
+    assert compare(trained, notebook("1.0")) == [], "进度条做完后的空壳不算输出"
+    trained.cells[0].outputs[0].data["text/html"] = "<table></table>"
+    assert compare(trained, notebook("1.0")), "多出一张表却没看出来"
 
 
 def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):

@@ -1,17 +1,20 @@
-"""各页的重量：打开一页（不点播放、不开结构图）时经网络传多少，gzip 之后，单位 kB。
+"""各页的重量：打开一页（不点播放、不开结构图）时经网络传多少，gzip 之后，单位 kB；装有 Chromium 时还量多久看得见字。
 
 用法：python tools/page_weights.py [--site _build/html]；有一页超过 1.5 MB 就以 1 退出。
+首次绘制用空缓存、从本机的服务器打开，取三次的中位数；时间只打印，不作判断。
 """
 
 import argparse
 import gzip
 import re
+import shutil
+import statistics
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import COMPRESSIBLE, pages_in_order
+from site_server import BROWSER_ARGS, COMPRESSIBLE, pages_in_order, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1_500_000  # 字节
@@ -47,18 +50,46 @@ def weigh(site: Path, name: str) -> tuple[int, int]:
     return transfer_size(page), sum(transfer_size(path) for path in resources(page))
 
 
+def first_paint(site: Path, names: list[str], repeats: int = 3) -> dict[str, float]:
+    """各页从打开到第一次画出文字（First Contentful Paint）的毫秒数；没有浏览器时是空字典。"""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        return {}
+    from playwright.sync_api import sync_playwright
+
+    entry = "() => performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
+    found = {}
+    with serve(site) as address, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+        for name in names:
+            times = []
+            for _ in range(repeats):
+                page = browser.new_page()  # 每次都是新的上下文，缓存是空的
+                page.goto(f"{address}{name}.html", wait_until="load", timeout=60_000)
+                page.wait_for_function(f"({entry})().length > 0", timeout=10_000)
+                times += page.evaluate(entry)
+                page.close()
+            found[name] = statistics.median(times)
+        browser.close()
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
     args = parser.parse_args()
-    heavy = 0
-    print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）")
-    for name in pages_in_order(ROOT):
+    heavy, names = 0, pages_in_order(ROOT)
+    paint = first_paint(args.site, names)
+    print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）{'首次绘制':>6}（毫秒）")
+    for name in names:
         html, total = weigh(args.site, name)
         heavy += total > LIMIT
-        print(f"{name:<28}{html / 1000:>10.0f}{total / 1000:>12.0f}{'  超重' if total > LIMIT else ''}")
+        shown = f"{paint[name]:.0f}" if name in paint else "未量"
+        print(
+            f"{name:<28}{html / 1000:>10.0f}{total / 1000:>12.0f}{shown:>24}{'  超重' if total > LIMIT else ''}"
+        )
     return 1 if heavy else 0
 
 
