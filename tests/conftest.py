@@ -1,7 +1,6 @@
 """各测试共用：建好的网站、浏览器；持续集成里不许有名单之外的跳过。"""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +41,9 @@ def site_url(book_site):
 @pytest.fixture(scope="session")
 def chromium():
     """Chromium 的路径；没有就跳过，说明怎么装。"""
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    from site_server import find_chromium
+
+    path = find_chromium()
     if path is None:
         pytest.skip("没有 Chromium：浏览器测试跳过（Debian：apt-get install chromium）")
     return path

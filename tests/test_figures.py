@@ -311,21 +311,14 @@ def test_explorer_ids_are_unique_and_labelled():
     assert "$" not in html, "美元号会被网页当成公式"
 
 
-def test_explorer_computes_the_lstm_step(tmp_path):
+def test_explorer_computes_the_lstm_step(chromium, tmp_path):
     """在真的浏览器里用键盘拨滑块，显示的 c、h 要等于公式算出来的。"""
     sync_api = pytest.importorskip("playwright.sync_api")
-    import shutil
-
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser_path:
-        pytest.skip("没有装 Chromium")
     page_file = tmp_path / "page.html"
     both = interactive.gate_explorer_html("a") + interactive.gate_explorer_html("b")
     page_file.write_text(f"<!doctype html><meta charset=utf-8><body>{both}", encoding="utf-8")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=browser_path, args=["--no-sandbox", "--disable-gpu"]
-        )
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 390, "height": 800})
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))

@@ -5,13 +5,12 @@
 
 import argparse
 import io
-import shutil
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, pages_in_order, serve
+from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
 
 from lstm_lib.files import atomic_path
 
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
     parser.add_argument("--out", default=ROOT / "_build" / "pdf" / "lstm.pdf", type=Path)
     args = parser.parse_args()
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    browser_path = find_chromium()
     if not browser_path:
         print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
         return 1

@@ -7,14 +7,13 @@
 import argparse
 import gzip
 import re
-import shutil
 import statistics
 import sys
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, COMPRESSIBLE, pages_in_order, serve
+from site_server import BROWSER_ARGS, COMPRESSIBLE, find_chromium, pages_in_order, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1_500_000  # 字节
@@ -52,7 +51,7 @@ def weigh(site: Path, name: str) -> tuple[int, int]:
 
 def first_paint(site: Path, names: list[str], repeats: int = 3) -> dict[str, float]:
     """各页从打开到第一次画出文字（First Contentful Paint）的毫秒数；没有浏览器时是空字典。"""
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromium = find_chromium()
     if chromium is None:
         return {}
     from playwright.sync_api import sync_playwright

@@ -4,12 +4,11 @@
 """
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, pages_in_order, serve
+from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -24,7 +23,7 @@ def main() -> int:
     parser.add_argument("--themes", default="light,dark")
     parser.add_argument("pages", nargs="*")
     args = parser.parse_args()
-    browser_path = shutil.which("chromium") or shutil.which("google-chrome")
+    browser_path = find_chromium()
     if not browser_path:
         print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
         return 1

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import http.server
+import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,11 @@ BROWSER_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+
+
+def find_chromium() -> str | None:
+    """系统里 Chromium（或 Chrome）的路径；没有时是 None。"""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
