@@ -1,7 +1,8 @@
 """把 Netron（看模型结构的工具）做成静态网页的一部分，并做出书里要看的几个模型文件。
 
 网页文件取自本机安装的 netron 包（MIT 许可），抄下需要的几个，改掉联网的地方：
-版本检查、按 IP 询问 Cookie、访问统计。改不动（例如 Netron 换了写法）就报错，不会悄悄带着联网代码上线。
+版本检查、按 IP 询问 Cookie、访问统计；再加一层 netron_zh.js：中文界面，明暗跟着书页。
+改不动（例如 Netron 换了写法）就报错，不会悄悄带着联网代码上线。
 """
 
 import functools
@@ -21,11 +22,15 @@ FILES = (
     " onnx-metadata.json flatbuffers.js ncnn.js ncnn-metadata.json favicon.ico icon.png"
 ).split()
 
+_LAYER = "netron_zh.js"  # 本书加的一层，在这个模块旁边
+
 # 文件 -> [(要改的，改成什么，为什么)]
 _PATCHES = {
     "index.html": [
         (r'<meta name="version" content="[^"]*">', '<meta name="version" content="0.0.0">', "不做访问统计"),
         (r'<meta name="date" content="[^"]*">\n?', "", "不检查版本的新旧"),
+        (r", maximum-scale=1\.0, user-scalable=no", "", "手机上可以放大"),
+        (r'(<script [^>]*src="index\.js"></script>)', rf'\1\n<script src="{_LAYER}"></script>', "中文界面与明暗"),
     ],
     "browser.js": [(r"\n *await consent\(\);", "", "不查 IP、不问 Cookie")],
     "view.js": [
@@ -85,6 +90,7 @@ def copy_site(folder) -> list[Path]:
     source, folder = netron_folder(), Path(folder)
     version = importlib.metadata.version("netron")
     written = [_write(folder / "LICENSE.txt", _LICENSE.format(version=version).encode())]
+    written.append(_write(folder / _LAYER, Path(__file__).with_name(_LAYER).read_bytes()))
     for name in FILES:
         path = source / name
         if not path.is_file():

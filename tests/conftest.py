@@ -8,9 +8,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+AXE = ROOT / "tools" / "node_modules" / "axe-core" / "axe.min.js"
 JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # 用当前这个解释器里的
 sys.path.insert(0, str(ROOT / "_ext"))
 sys.path.insert(0, str(ROOT / "tools"))
+
+
+def need_axe():
+    """没有 axe-core 就跳过，说明怎么装。"""
+    if not AXE.is_file():
+        pytest.skip("没有 axe-core：在 tools/ 里运行 npm ci 之后才查无障碍")
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,16 @@
 """页面里的 Netron：改好的静态网页不联网，每个模型都画得出来；插图与模型的算子一致。"""
 
-import functools
-import http.server
+import json
 import re
 import shutil
-import threading
 from collections import Counter
-from pathlib import Path
 
 import onnx
 import pytest
+from conftest import AXE, ROOT, need_axe
+from site_server import serve
 
 from lstm_lib import netron_page
-
-ROOT = Path(__file__).parent.parent
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +55,111 @@ def test_pictures_show_the_operators_of_the_models(site, name):
     assert {op: drawn[op] for op in counts} == dict(counts)
 
 
-def test_every_model_opens_without_the_network(site, browser):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    root = f"http://127.0.0.1:{server.server_address[1]}"
-    outside, failures = [], []
+@pytest.fixture
+def netron(site, browser):
+    """``netron(模型文件名)`` 打开一页、等图画好；出站请求与出错都记在 ``netron.problems`` 里。"""
+    contexts = []
+
+    def open_model(name, theme="light"):
+        context = browser.new_context(viewport={"width": 1000, "height": 700}, color_scheme=theme)
+        contexts.append(context)
+        page = context.new_page()
+        page.route("**/*", route)
+        page.on("pageerror", lambda error: open_model.problems.append(str(error)))
+        page.on("response", lambda r: open_model.problems.append(r.url) if r.status >= 400 else None)
+        page.goto(f"{root}index.html?url=models/{name}")
+        page.wait_for_selector("text=LSTM", timeout=60_000)
+        return page
 
     def route(request):
         if request.request.url.startswith((root, "blob:", "data:")):
             request.continue_()
         else:
-            outside.append(request.request.url)
+            open_model.problems.append(f"出站请求 {request.request.url}")
             request.abort()
 
-    try:
-        for name in netron_page.MODELS:
-            page = browser.new_page()
-            page.route("**/*", route)
-            page.on("pageerror", lambda error: failures.append(str(error)))
-            page.on("response", lambda r: failures.append(r.url) if r.status >= 400 else None)
-            page.goto(f"{root}/index.html?url=models/{name}")
-            page.wait_for_selector("text=LSTM", timeout=60_000)
-            page.close()
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert not outside and not failures, (outside, failures)
+    open_model.problems = []
+    with serve(site) as root:
+        yield open_model
+        for context in contexts:
+            context.close()
+
+
+def test_every_model_opens_without_the_network(netron):
+    for name in netron_page.MODELS:
+        netron(name).close()
+    assert not netron.problems, netron.problems
+
+
+def script(page, expression):
+    """在页面里算一个表达式。Netron 关掉了 window.eval，page.evaluate 用不了，走调试协议。"""
+    session = page.context.new_cdp_session(page)
+    options = {"expression": expression, "awaitPromise": True, "returnByValue": True}
+    return session.send("Runtime.evaluate", options)["result"].get("value")
+
+
+def texts(page, selector, key="textContent"):
+    return script(page, f"[...document.querySelectorAll('{selector}')].map(n => n.{key}.trim())")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_accessibility(netron, theme):
+    """图、打开的属性栏、打开的菜单，都没有严重的无障碍问题。"""
+    need_axe()
+    found = {}
+    for name in netron_page.MODELS:
+        page = netron(name, theme)
+        script(page, AXE.read_text(encoding="utf-8") + "; 1")
+        states = [("图", None)]
+        if name == "irm_simplified.onnx":
+            states += [("节点属性", page.get_by_text("LSTM").first), ("菜单", page.locator("#menu-button"))]
+        for state, target in states:
+            if target is not None:
+                target.click()
+                page.wait_for_timeout(500)  # 滑出来的动画
+            serious = script(
+                page,
+                "(async () => (await axe.run({ resultTypes: ['violations'] })).violations"
+                ".filter(v => ['serious', 'critical'].includes(v.impact))"
+                ".map(v => [v.id, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary]))()",
+            )
+            assert serious is not None, f"{name}（{state}）：axe 没有跑起来"
+            if serious:
+                found[f"{name}，{state}"] = serious
+    assert not found, f"{theme}：{json.dumps(found, ensure_ascii=False, indent=1)[:4000]}"
+
+
+def test_interface_is_chinese(netron):
+    page = netron("irm_simplified.onnx")
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    page.get_by_text("LSTM").first.click()
+    page.locator("#sidebar-title", has_text="节点属性").wait_for()
+    sections = texts(page, ".sidebar-section")
+    assert sections and all(re.search(r"[一-鿿]", text) for text in sections), sections
+    page.locator("#menu-button").click()
+    labels = texts(page, ".menu-label, .menu-group-header")
+    assert len(labels) > 10, f"菜单没有打开：{labels}"
+    assert all(re.search(r"[一-鿿]", text) for text in labels), f"菜单里还有英文：{labels}"
+    titles = texts(page, "#toolbar button[title]", "title")
+    assert titles and all(re.search(r"[一-鿿]", text) for text in titles), titles
+
+
+def test_colors_follow_the_book(site, browser):
+    """系统是浅色、书页换成深色时，框里的 Netron 跟着变深，换回来又变浅。"""
+    (site / "book.html").write_text(
+        '<html data-theme="dark"><iframe src="index.html?url=models/irm_simplified.onnx"></iframe></html>'
+    )
+    with serve(site) as root:
+        context = browser.new_context(color_scheme="light")
+        page = context.new_page()
+        page.goto(f"{root}book.html")
+        page.frame_locator("iframe").get_by_text("LSTM").first.wait_for(state="attached")
+        scheme = (
+            "getComputedStyle(document.querySelector('iframe').contentDocument.documentElement).colorScheme"
+        )
+        assert page.evaluate(scheme) == "dark", "书页是深色，Netron 没有跟着变"
+        page.evaluate("document.documentElement.dataset.theme = 'light'")
+        page.wait_for_timeout(200)
+        assert page.evaluate(scheme) != "dark", "书页换回浅色，Netron 没有跟着变"
+        context.close()
+    (site / "book.html").unlink()

@@ -4,11 +4,10 @@ import json
 import re
 
 import pytest
-from conftest import ROOT
+from conftest import AXE, ROOT, need_axe
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
-AXE = ROOT / "tools" / "node_modules" / "axe-core" / "axe.min.js"
 SCROLL_THROUGH = """async () => {
   for (let y = 0; y < document.body.scrollHeight; y += 600) {
     scrollTo(0, y);
@@ -143,8 +142,7 @@ def test_no_page_is_wider_than_the_window(browser, site_url, width):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility(browser, site_url, theme):
-    if not AXE.is_file():
-        pytest.skip("没有 axe-core：在 tools/ 里运行 npm ci 之后才查无障碍")
+    need_axe()
     context, _ = open_context(browser, site_url, theme=theme)
     page = context.new_page()
     found = {}
@@ -154,6 +152,7 @@ def test_accessibility(browser, site_url, theme):
         page.evaluate(SCROLL_THROUGH)
         page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
         result = page.evaluate(
+            # Netron 的框点开才载入，在 test_netron.py 里单独查
             "async () => (await axe.run({ exclude: [['iframe']] },"
             " { iframes: false, resultTypes: ['violations'] }))"
             ".violations.filter(v => ['serious', 'critical'].includes(v.impact))"

@@ -4,70 +4,51 @@
 图由 Netron 的“导出 SVG”写出，这里只换颜色（跟随页面明暗）与字体，不改图形。
 """
 
-import functools
 import html
-import http.server
 import re
-import shutil
 import sys
 import tempfile
-import threading
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from site_server import BROWSER_ARGS, find_chromium, serve
 
 from lstm_lib import netron_page
 from lstm_lib.figures import svg
 from lstm_lib.files import atomic_path
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SCALE = 1.25  # 放大显示：Netron 的小字只有 9 像素
-
-
-class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
 
 
 def draw(folder) -> list[Path]:
     """画出 ``netron_page.MODELS`` 的每个模型，返回 SVG 的路径。"""
     from playwright.sync_api import sync_playwright
 
-    browser_path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser_path = find_chromium()
     if browser_path is None:
-        raise FileNotFoundError(f"找不到浏览器（{'、'.join(BROWSERS)}），请先安装 Chromium")
+        raise FileNotFoundError("找不到 Chromium；Debian 上用 apt-get install chromium 安装")
     written = []
     with tempfile.TemporaryDirectory() as site:
         netron_page.copy_site(site)
         netron_page.write_models(Path(site, "models"))
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=site))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        root = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=browser_path,
-                    args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-                )
-                for model in netron_page.MODELS:
-                    page = browser.new_page(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
-                    page.route(
-                        "**/*", lambda r: r.continue_() if r.request.url.startswith(root) else r.abort()
-                    )
-                    page.goto(f"{root}/index.html?url=models/{model}")
-                    page.wait_for_selector(".node")
-                    page.wait_for_timeout(500)
-                    with page.expect_download() as download:
-                        page.keyboard.press("Control+Alt+e")
-                    text = Path(download.value.path()).read_text(encoding="utf-8")
-                    name = model.removesuffix(".onnx").replace(".ncnn.param", "_ncnn").removeprefix("irm_")
-                    path = Path(folder, f"netron_{'ncnn' if 'ncnn' in model else name}.svg")
-                    with atomic_path(path) as temporary:
-                        temporary.write_text(restyle(text, netron_page.MODELS[model]), encoding="utf-8")
-                    written.append(path)
-                    page.close()
-                browser.close()
-        finally:
-            server.shutdown()
-            server.server_close()
+        with serve(site) as root, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
+            for model in netron_page.MODELS:
+                page = browser.new_page(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
+                page.route("**/*", lambda r: r.continue_() if r.request.url.startswith(root) else r.abort())
+                page.goto(f"{root}index.html?url=models/{model}")
+                page.wait_for_selector(".node")
+                page.wait_for_timeout(500)
+                with page.expect_download() as download:
+                    page.keyboard.press("Control+Alt+e")
+                text = Path(download.value.path()).read_text(encoding="utf-8")
+                name = model.removesuffix(".onnx").replace(".ncnn.param", "_ncnn").removeprefix("irm_")
+                path = Path(folder, f"netron_{'ncnn' if 'ncnn' in model else name}.svg")
+                with atomic_path(path) as temporary:
+                    temporary.write_text(restyle(text, netron_page.MODELS[model]), encoding="utf-8")
+                written.append(path)
+                page.close()
+            browser.close()
     return written
 
 
