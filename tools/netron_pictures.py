@@ -36,6 +36,7 @@ def draw(folder) -> list[Path]:
             for model in netron_page.MODELS:
                 page = browser.new_page(viewport={"width": 1400, "height": 1000}, accept_downloads=True)
                 page.route("**/*", lambda r: r.continue_() if r.request.url.startswith(root) else r.abort())
+                page.route("**/netron_zh.js", lambda r: r.abort())  # 英文界面的字体宽些，框里放得下别的字体
                 page.goto(f"{root}index.html?url=models/{model}")
                 page.wait_for_selector(".node")
                 page.wait_for_timeout(500)
