@@ -52,10 +52,8 @@ def _text(value):
         return str(value)
     if float(value).is_integer() and abs(float(value)) < 1e15:
         return str(int(value))
-    if 1000 <= abs(float(value)) < 1e7:
-        return f"{float(value):.0f}"  # 几千几万写全，不用科学记数法
     size = abs(float(value))
-    if 999.5 <= size < 1e6:
+    if 999.5 <= size < 1e7:
         return f"{float(value):.0f}"  # 几千几万直接写出来，比 1.1e+03 好读
     return f"{float(value):.2e}" if size < 1e-2 else f"{float(value):.3g}"
 
@@ -64,4 +62,5 @@ def _cell(value):
     text = html.escape(_text(value))
     if isinstance(value, Code):
         return f'<td style="white-space: nowrap"><code>{text}</code></td>'
-    return f'<td style="text-align: right">{text}</td>' if _is_number(value) else f"<td>{text}</td>"
+    right = "text-align: right; white-space: nowrap"  # 1e-07 不在负号处断行
+    return f'<td style="{right}">{text}</td>' if _is_number(value) else f"<td>{text}</td>"
