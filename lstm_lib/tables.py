@@ -1,13 +1,22 @@
 """把一次运行得到的数排成表，显示在页面里。"""
 
 import html
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+# 看上去是数的文字：+1.2、12.3%、1.8 倍、529,420；横线表示没有
+_NUMERAL = re.compile(r"[+\-−±<>≤≥]?\s*[\d,]*\.?\d+([eE][+\-−]?\d+)?\s*(%|倍|×)?|[–—-]")
+_SHORT = 16  # 不超过这么宽（汉字算 2）的文字不断行
+_SHORT_CODE = 34
 
 
 class Table:
     """表头加若干行；在笔记本里显示成 HTML 表格，在终端里显示成竖线分隔的文字。
 
-    单元格是文字或数：整数原样，浮点数取三位有效数字（很小的用科学记数法）；数靠右排。
+    单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于千分之一的用科学记数法；
+    一列里的浮点数若都是整数值，就按整数写。多半是数的列连同表头靠右排。
     """
 
     def __init__(self, header: Sequence[str], rows: Iterable[Sequence], caption: str | None = None):
@@ -16,15 +25,27 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.header):
                 raise ValueError(f"表头有 {len(self.header)} 列，这一行却有 {len(row)} 列：{row}")
+        columns = [_column(list(column)) for column in zip(*self.rows, strict=True)]
+        self._texts = [list(row) for row in zip(*columns, strict=True)]
+        self._right = [
+            2 * sum(bool(_NUMERAL.fullmatch(text)) for text in column) > len(column) for column in columns
+        ] or [False] * len(self.header)
 
     def __repr__(self):
-        lines = [self.header, ["---"] * len(self.header), *([_text(v) for v in row] for row in self.rows)]
+        lines = [self.header, ["---"] * len(self.header), *self._texts]
         body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{self.caption}\n{body}" if self.caption else body
 
     def _repr_html_(self):
-        head = "".join(f'<th scope="col">{html.escape(h)}</th>' for h in self.header)
-        body = "".join("<tr>" + "".join(_cell(v) for v in row) + "</tr>" for row in self.rows)
+        aligns = ["text-align: right" if right else "" for right in self._right]
+        head = "".join(
+            f'<th scope="col"{_style(align)}>{html.escape(name)}</th>'
+            for name, align in zip(self.header, aligns, strict=True)
+        )
+        body = ""
+        for row, texts in zip(self.rows, self._texts, strict=True):
+            cells = zip(row, texts, aligns, strict=True)
+            body += "<tr>" + "".join(_cell(*cell) for cell in cells) + "</tr>"
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         return (
             '<div class="pst-scrollable-table-container">'
@@ -47,20 +68,39 @@ def _is_number(value):
     return hasattr(value, "__float__") and not isinstance(value, bool | str)
 
 
-def _text(value):
+def _column(values):
+    """一列的文字：同一列用同一种写法。"""
+    floats = [float(v) for v in values if _is_number(v) and not isinstance(v, Integral)]
+    whole = all(v.is_integer() and abs(v) < 1e15 for v in floats)
+    return [_text(value, whole) for value in values]
+
+
+def _text(value, whole):
     if not _is_number(value):
         return str(value)
-    if float(value).is_integer() and abs(float(value)) < 1e15:
-        return str(int(value))
-    size = abs(float(value))
-    if 999.5 <= size < 1e7:
-        return f"{float(value):.0f}"  # 几千几万直接写出来，比 1.1e+03 好读
-    return f"{float(value):.2e}" if size < 1e-2 else f"{float(value):.3g}"
+    number = float(value)
+    if isinstance(value, Integral) or whole or number == 0:
+        text = f"{int(number):,}" if abs(number) >= 10_000 else str(int(number))
+    elif abs(number) >= 999.5:
+        text = f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.0f}"
+    elif abs(number) < 1e-3:
+        text = f"{number:.2e}"
+    else:
+        text = f"{number:#.3g}".rstrip(".")
+    return "−" + text[1:] if text.startswith("-") else text
 
 
-def _cell(value):
-    text = html.escape(_text(value))
-    if isinstance(value, Code):
-        return f'<td style="white-space: nowrap"><code>{text}</code></td>'
-    right = "text-align: right; white-space: nowrap"  # 1e-07 不在负号处断行
-    return f'<td style="{right}">{text}</td>' if _is_number(value) else f"<td>{text}</td>"
+def _style(*parts):
+    parts = [part for part in parts if part]
+    return f' style="{"; ".join(parts)}"' if parts else ""
+
+
+def _width(text):
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _cell(value, text, align):
+    code = isinstance(value, Code)
+    nowrap = "white-space: nowrap" if align or _width(text) <= (_SHORT_CODE if code else _SHORT) else ""
+    inside = f"<code>{html.escape(text)}</code>" if code else html.escape(text)
+    return f"<td{_style(align, nowrap)}>{inside}</td>"

@@ -1,0 +1,52 @@
+"""表格：同一列一种写法，数靠右，短的不断行。"""
+
+import re
+
+import numpy as np
+import pytest
+
+from lstm_lib.tables import Code, Table
+
+
+def column(*values):
+    """一列数写成的文字。"""
+    return [texts[0] for texts in Table(["列"], [[value] for value in values])._texts]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ((0.55, 0.478, 1.0018), ["0.550", "0.478", "1.00"]),
+        ((14.0, 14.5), ["14.0", "14.5"]),
+        ((1.0, 2.0), ["1", "2"]),
+        ((529420, 14), ["529,420", "14"]),
+        ((np.float32(2.5e-6), 0.0), ["2.50e-06", "0"]),
+        ((-0.00482, -3), ["−0.00482", "−3"]),
+        ((999.6, 37.1), ["1000", "37.1"]),
+        ((float("nan"), float("inf"), 1.5), ["nan", "inf", "1.50"]),
+    ],
+)
+def test_numbers_in_a_column_are_written_alike(values, texts):
+    assert column(*values) == texts
+
+
+def test_numeric_columns_are_right_aligned_with_their_header():
+    page = Table(["方法", "得分", "说明"], [["甲", "12.3%", "好"], ["乙", "–", "不好"]])._repr_html_()
+    heads = re.findall(r"<th scope[^>]*>", page)
+    assert ["right" in head for head in heads] == [False, True, False]
+    assert [("right" in cell) for cell in re.findall(r"<td[^>]*>", page)] == [False, True, False] * 2
+
+
+def test_short_cells_do_not_break_and_long_ones_do():
+    page = Table(
+        ["甲", "乙"], [["很短", "一句写得相当长的说明文字"], [Code("x" * 20), Code("x" * 60)]]
+    )._repr_html_()
+    assert ["nowrap" in cell for cell in re.findall(r"<td[^>]*>", page)] == [True, False, True, False]
+
+
+def test_text_is_escaped_and_rows_are_checked():
+    table = Table(["<甲>"], [["a<b"]], caption="x & y")
+    assert "a&lt;b" in table._repr_html_() and "x &amp; y" in table._repr_html_()
+    assert repr(table).splitlines()[0] == "x & y"
+    with pytest.raises(ValueError, match="表头有 2 列"):
+        Table(["甲", "乙"], [[1]])
