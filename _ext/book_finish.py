@@ -1,4 +1,4 @@
-"""成品页面的最后一道手续：余下的英文界面文字、内嵌的声音与大图片、懒加载、图块可用键盘滚动。
+"""成品页面的最后一道手续：余下的英文界面文字、内嵌的声音与大图片、懒加载、公式旁的标点、空的输出。
 
 笔记本里的播放器把声音以 data URI 写进页面；这里把它们取出来存成文件，页面因此轻得多，点播放时才去取。
 """
@@ -55,7 +55,7 @@ ATTRIBUTES = {
 }
 TEXTS = {
     "© Copyright": "© 版权所有",
-    "© 版权所有 2026.": "© 2026 《LSTM 实现与优化》作者",
+    "© 版权所有 2026.": "© 2026 《LSTM 实现与优化》。",
     ">Colab<": ">在 Colab 中打开<",
     ">Binder<": ">在 Binder 中打开<",
     ">Repository<": ">仓库<",
@@ -70,6 +70,26 @@ ACCESSIBILITY = [
     (re.compile(r'(<(?:i|svg) class="[^"]*theme-switch[^"]*"[^>]*?) title="[^"]*"'), r"\1"),
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
 ]
+MATH = re.compile(
+    r'(?P<before>[（“《]?)(?P<math><span class="math notranslate nohighlight">\\\(.*?\\\)</span>)'
+    r"(?P<after>[，。；：、）！？”》]*)",
+    re.S,
+)
+KEEP = '<span class="keep">'
+# 习题与解答的标题：空格不带下划线，括号用全角
+EXERCISES = [
+    (re.compile(r'(<p class="admonition-title">解答：<a [^>]*>) +'), r"\1"),
+    (
+        re.compile(
+            r'(<p class="admonition-title"><span class="caption-number">习题 [\d.]+) ?</span> ?\((.*?)\)</p>'
+        ),
+        r"\1</span>（\2）</p>",
+    ),
+    (re.compile(r'(<p class="admonition-title">解答：<a [^>]*>习题 [\d.]+) \((.*?)\)</a>'), r"\1（\2）</a>"),
+]
+# 进度条做完后留下的空壳
+EMPTY_OUTPUT = re.compile(r'<div class="output text_html">\s*</div>')
+EMPTY_CELL = re.compile(r'<div class="cell_output docutils container">\s*</div>')
 DATA_URI = re.compile(r"data:(audio|image)/([a-z0-9.+-]+);base64,([A-Za-z0-9+/=\s]+)")
 SUFFIX = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "svg+xml": "svg", "jpeg": "jpg", "x-flac": "flac"}
 ATTRIBUTE = re.compile(r'\b(title|aria-label|placeholder|alt|data-bs-title|data-tooltip)="([^"<>]*)"')
@@ -105,6 +125,18 @@ def add_attribute(page: str, tag: str, name: str, value: str) -> str:
     return re.sub(rf"<{tag}\b[^>]*>", patch, page)
 
 
+def keep_punctuation(page: str) -> str:
+    """行内公式与紧挨着的标点不拆到两行：公式是 inline-block，浏览器不管它前后的避头尾。"""
+
+    def wrap(match):
+        alone = not (match["before"] or match["after"])
+        if alone or match.string.endswith(KEEP, 0, match.start()):
+            return match.group(0)
+        return f"{KEEP}{match.group(0)}</span>"
+
+    return MATH.sub(wrap, page)
+
+
 def chinese_attribute(match):
     name, text = match.groups()
     return f'{name}="{html.escape(ATTRIBUTES.get(html.unescape(text), html.unescape(text)), quote=True)}"'
@@ -120,6 +152,10 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
         in_article = in_article or "<article" in part
         if index % 2 == 0:
             part = ATTRIBUTE.sub(chinese_attribute, part)
+            part = keep_punctuation(part)
+            part = EMPTY_CELL.sub("", EMPTY_OUTPUT.sub("", part))
+            for pattern, replacement in EXERCISES:
+                part = pattern.sub(replacement, part)
             for pattern, replacement in ACCESSIBILITY:
                 part = pattern.sub(replacement, pattern.sub(replacement, part))
             for english, chinese in TEXTS.items():

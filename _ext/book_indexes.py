@@ -54,15 +54,31 @@ def reading_minutes(doctree) -> int:
     return max(5, 5 * round((characters / 300 + lines / 10) / 5))
 
 
+def first_sentence(box) -> str:
+    """提示框正文的第一句；有公式或引用的句子离开上下文读不通，留空。"""
+    paragraph = next(iter(box.findall(nodes.paragraph)), None)
+    if paragraph is None:
+        return ""
+    text = ""
+    for child in paragraph.children:
+        if not isinstance(child, nodes.Text | nodes.literal | nodes.strong | nodes.emphasis):
+            return ""
+        text += child.astext()
+        if "。" in text:
+            return text.split("。")[0].replace("\n", "") + "。"
+    return text
+
+
 def collect(app, doctree):
     env, docname = app.env, app.env.docname
     found = []
     for node in doctree.findall(nodes.Admonition):
         if "pitfall" in node.get("classes", []):
             title = next(iter(node.findall(nodes.title)), None)
+            symptom = first_sentence(node)
             if not node["ids"]:
                 node["ids"].append(f"pitfall-{len(found) + 1}")
-            found.append((node["ids"][-1], title.astext() if title else "（无题）"))
+            found.append((node["ids"][-1], title.astext() if title else "（无题）", symptom))
     env.pitfalls = {**getattr(env, "pitfalls", {}), docname: found}
     homes = {k: v for k, v in getattr(env, "glossary_homes", {}).items() if v[0] != docname}
     for item in doctree.findall(nodes.definition_list_item):
@@ -156,12 +172,15 @@ class FillPlaceholders(SphinxPostTransform):
                 nodes.paragraph("", "", self.link(docname, self.title(docname)), classes=["pitfall-doc"])
             )
             items = nodes.bullet_list(classes=["pitfall-list"])
-            for anchor, title in found:
+            for anchor, title, symptom in found:
                 text = re.sub(r"^坑[:：]\s*", "", title)
-                items += nodes.list_item("", nodes.paragraph("", "", self.link(docname, text, anchor)))
+                line = nodes.paragraph("", "", self.link(docname, text, anchor))
+                if symptom:
+                    line += nodes.inline("", symptom, classes=["pitfall-symptom"])
+                items += nodes.list_item("", line)
             result.append(items)
         count = sum(len(self.env.pitfalls.get(name, ())) for name in docs_in_order(self.env))
-        return [nodes.paragraph("", f"全书共 {count} 个坑，每一个都在所在的章节里当场演示。"), *result]
+        return [nodes.paragraph("", f"全书共 {count} 个坑。"), *result]
 
     def fill_execution(self):
         rows, total = [], 0.0
@@ -182,17 +201,22 @@ class FillPlaceholders(SphinxPostTransform):
                 ]
             )
         rows.append([f"合计 {len(rows)} 个", "", f"{total:.1f}", "", ""])
-        return [table(["章节", "结果", "耗时（秒）", "方式", "执行时间"], rows, ["exec-status"])]
+        header = ["章节", "结果", "耗时（秒）", "方式", "执行时间"]
+        if len({row[3] for row in rows[:-1]}) == 1:  # 全是现场执行，就不必占一栏
+            header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
+        return [table(header, rows, ["exec-status"])]
 
     def fill_chapters(self):
-        rows = []
+        rows, total = [], [0, 0.0]
         for docname in docs_in_order(self.env):
             data = NbMetadataCollector.get_exec_data(self.env, docname)
             if not data or docname == self.env.config.root_doc:
                 continue
-            runtime = "—" if data.get("runtime") is None else f"{data['runtime']:.0f} 秒"
-            reading = f"{self.env.reading.get(docname, 5)} 分钟"
-            rows.append([self.link(docname, self.title(docname)), reading, runtime])
+            seconds, minutes = data.get("runtime") or 0.0, self.env.reading.get(docname, 5)
+            total = [total[0] + minutes, total[1] + seconds]
+            title = self.link(docname, self.title(docname))
+            rows.append([title, f"{minutes} 分钟", f"{seconds:.0f} 秒" if seconds else "—"])
+        rows.append(["合计", f"约 {total[0] / 60:.0f} 小时", f"{total[1] / 60:.1f} 分钟"])
         return [table(["章", "读完约需", "运行一遍"], rows, ["chapter-times"])]
 
     def fill_environment(self):
