@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 AXE = ROOT / "tools" / "node_modules" / "axe-core" / "axe.min.js"
@@ -30,10 +31,16 @@ def book_site(tmp_path_factory) -> Path:
     if key.is_file() and key.read_text(encoding="utf-8") == content_key(ROOT):
         return given.resolve()
     assert "BOOK_SITE" not in os.environ, f"{given} 不是眼下这份文稿建成的：先重新建书，或去掉 BOOK_SITE"
-    out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(out)]
-    done = subprocess.run([*command, "-W", "-n", "--keep-going"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"建书失败：\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # 几个进程合用一份
+    out = shared / "site"
+    with FileLock(shared / "site.lock"):
+        if not (out / "_build" / "html" / KEY_FILE).is_file():
+            command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(out)]
+            done = subprocess.run(
+                [*command, "-W", "-n", "--keep-going"], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"建书失败：\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
     return out / "_build" / "html"
 
 
@@ -67,6 +74,12 @@ def browser(chromium):
         instance.close()
 
 
+def pytest_collection_modifyitems(items):
+    """最慢的文件先开工：分进程跑时（-n 2 --dist loadfile），免得最后只剩一个进程在忙。"""
+    slow = ("test_site_browser.py", "test_training.py", "test_notebooks.py")
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+
+
 def allowed_skips() -> list[str]:
     lines = (ROOT / ".ci" / "allowed-skips.txt").read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
@@ -75,8 +88,8 @@ def allowed_skips() -> list[str]:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session, exitstatus):
     """``CI_STRICT_SKIPS=1`` 时，理由不在 .ci/allowed-skips.txt 里的跳过算失败。"""
-    if os.environ.get("CI_STRICT_SKIPS") != "1":
-        return
+    if os.environ.get("CI_STRICT_SKIPS") != "1" or hasattr(session.config, "workerinput"):
+        return  # 分进程跑时，各进程的结果汇总到主进程再查
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     allowed, surprises = allowed_skips(), []
     for report in reporter.stats.get("skipped", []):
