@@ -35,6 +35,7 @@ GATE_ORDERS = {
     "onnx": "iofg",  # ONNX 标准写作 i o f c，其 c 就是候选值 g
     "ncnn": "ifog",  # ncnn 写作 I F O G
 }
+GATE_NAMES = {"i": "输入门", "f": "遗忘门", "g": "候选值", "o": "输出门"}
 
 MAGIC = b"\x89LSTM\r\n\x1a"
 VERSION = 1
@@ -307,8 +308,9 @@ def decode(data, name=None) -> tuple:
     crc = zlib.crc32(memoryview(data)[HEADER_SIZE:])
     if crc != fields["data_crc"]:
         raise WeightFileError(
-            f"数据区的 CRC-32 记的是 {fields['data_crc']:08x}，"
-            f"按第 {HEADER_SIZE}–{end - 1} 字节算出 {crc:08x}；权重已损坏，请重新导出",
+            f"这里记的数据区 CRC-32 是 {fields['data_crc']:08x}，"
+            f"按第 {HEADER_SIZE}–{end - 1} 字节算出 {crc:08x}；"
+            "数据区某处已损坏（CRC 查不出具体位置），请重新下载或重新导出",
             48,
             name,
         )

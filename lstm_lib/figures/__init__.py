@@ -10,7 +10,6 @@ from lstm_lib.figures.interactive import gate_explorer
 from lstm_lib.figures.palette import (
     BLUE,
     GATE_COLORS,
-    GATE_NAMES,
     GREEN,
     GREY,
     GRID,
@@ -22,6 +21,7 @@ from lstm_lib.figures.palette import (
     RED,
 )
 from lstm_lib.figures.style import show, style_context, use_style
+from lstm_lib.layouts import GATE_NAMES
 
 __all__ = [
     "BLUE",

@@ -4,6 +4,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from lstm_lib.figures import palette
 from lstm_lib.figures.draw import LINE, Pen, box, bridge, canvas, junction, math, operation, text, wire
+from lstm_lib.layouts import GATE_NAMES
 
 WIDTH, HEIGHT = 374, 250  # 单元方框的大小（像素）
 ROAD, BAR, GATE = 206, 52, 98  # 细胞状态、输入总线、四个门的高度
@@ -85,7 +86,7 @@ def _gates(ax, at, pen, lit, reach) -> None:
         text(
             ax,
             *at((column, 24))[0],
-            palette.GATE_NAMES[gate],
+            GATE_NAMES[gate],
             color=pen(gate, color).text,
             alpha=pen(gate).alpha,
         )

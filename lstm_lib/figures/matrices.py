@@ -87,7 +87,7 @@ def _results(ax, x, bottom, block, order):
         wire(ax, [(x, y), (x + 26, y)], pen=Pen(color))
         function = r"\tanh" if gate == "g" else r"\sigma"
         math(ax, x + 34, y + 10, f"{function}(\\cdot)={gate}_t", color=color, ha="left")
-        text(ax, x + 34, y - 12, palette.GATE_NAMES[gate], color=color, ha="left")
+        text(ax, x + 34, y - 12, layouts.GATE_NAMES[gate], color=color, ha="left")
 
 
 def gate_orders():
@@ -104,7 +104,7 @@ def gate_orders():
             color = palette.GATE_COLORS[gate]
             cell_rect(ax, x, y, width, height, color)
             letter = SUBSCRIPT[key][column]
-            text(ax, x + width / 2, y + height / 2, f"${letter}$  {palette.GATE_NAMES[gate]}", color=color)
+            text(ax, x + width / 2, y + height / 2, f"${letter}$  {layouts.GATE_NAMES[gate]}", color=color)
             if (row - 1, gate) in where:
                 _ribbon(ax, where[row - 1, gate], (x + width / 2, y + height), color)
             where[row, gate] = (x + width / 2, y)
@@ -132,7 +132,7 @@ def packed_layout(units: int = 4, order="ncnn"):
         y = bottom + (3 - k) * block
         color = palette.GATE_COLORS[gate]
         cell_rect(ax, left, y, width, block, color, fill=0.08)
-        text(ax, left - 12, y + block / 2, palette.GATE_NAMES[gate], color=color, ha="right")
+        text(ax, left - 12, y + block / 2, layouts.GATE_NAMES[gate], color=color, ha="right")
         ax.add_patch(Rectangle((left, y + 26), width, stripe, fc=color, ec="none", alpha=0.22, zorder=5))
         for x, _ in columns:
             cell_rect(ax, x, y + 26, 14, stripe, color, fill=0.75, zorder=6)
@@ -159,7 +159,7 @@ def _memory(ax, order, units, left, y):
                 cell_rect(ax, x, base, cell, height, color, fill=0.75 if row < 2 else 0.2, line=0.5 * LINE)
             if row == 0:
                 middle = left + (block + 0.5) * units * cell
-                text(ax, middle, base + height + 38, palette.GATE_NAMES[gate], color=color)
+                text(ax, middle, base + height + 38, layouts.GATE_NAMES[gate], color=color)
                 ax.plot(
                     [left + block * units * cell + 4, left + (block + 1) * units * cell - 4],
                     [base + height + 22] * 2,

@@ -39,9 +39,8 @@ COLOURS = {
     "purple": Colour(PURPLE, "#c4a5f2"),
 }
 
-# 门的颜色，全书一致：看到橙色就是遗忘门
+# 门的颜色，凡是画门的图都一致：看到橙色就是遗忘门
 GATE_COLORS = {"i": BLUE, "f": ORANGE, "g": GREEN, "o": PURPLE}
-GATE_NAMES = {"i": "输入门", "f": "遗忘门", "g": "候选值", "o": "输出门"}
 CYCLE = [BLUE, ORANGE, GREEN, PURPLE, RED, GREY]
 
 
