@@ -148,7 +148,7 @@ class NcnnRunner:
         if len(arrays) != len(self.inputs):
             names = "、".join(self.inputs)
             raise ValueError(f"这个模型有 {len(self.inputs)} 个输入（{names}），给了 {len(arrays)} 个")
-        # Mat 只借用数组的内存，且不认步长与其他类型：转成连续的 float32，并一直留到算完
+        # Mat 只借用数组的内存，且不认跨步与其他类型：转成连续的 float32，并一直留到算完
         held = [np.ascontiguousarray(array, np.float32) for array in arrays]
         extractor = self.net.create_extractor()
         for name, array in zip(self.inputs, held, strict=True):

@@ -52,6 +52,7 @@ class Notes(list):
 def annotate(param_path, bin_path=None) -> Notes:
     """读 .param，给每个词作注；给了 ``bin_path`` 就连权重的个数一起核对。
 
+    个数来自 ``bin_layout``：它按 .param 走完整个 .bin，一个字节不差，才会给出来。没有东西可比的词，``check`` 是空的。
     文件本身有错时，报 ``read_param`` 与 ``bin_layout`` 的 ``ValueError``。
     """
     param = read_param(param_path)
@@ -65,7 +66,8 @@ def annotate(param_path, bin_path=None) -> Notes:
     made = sum(len(layer.tops) for layer in param.layers)
     notes = Notes()
     numbers = [number for number, fields in lines.items() if fields]
-    notes.append(Note(numbers[0], lines[numbers[0]][0], "ncnn 文本模型的标记，固定不变", f"= {MAGIC}"))
+    magic = lines[numbers[0]][0]
+    notes.append(Note(numbers[0], magic, "ncnn 文本模型的标记，固定不变", f"= {MAGIC}", magic == str(MAGIC)))
     layers, blobs = lines[numbers[1]]
     count = len(param.layers)
     notes.append(Note(numbers[1], layers, "层数", f"后面有 {count} 行", int(layers) == count))
@@ -112,13 +114,15 @@ def _lstm_notes(layer, counts):
             meaning = "num_output，每帧输出几个数"
             if "weight_hc" in counts:
                 ok = counts["weight_hc"] == directions * 4 * hidden * output
-                check = f".bin 里 weight_hc 有 {counts['weight_hc']} = 4×{hidden}×{output} 个数"
+                times = f"{directions}×" if directions > 1 else ""
+                check = f".bin 里 weight_hc 有 {counts['weight_hc']} = {times}4×{hidden}×{output} 个数"
         elif key == 1:
             meaning = "weight_data_size，只数 x 的权重，不含 h 的权重与偏置"
             check = f"{f'{directions}×' if directions > 1 else ''}4×{hidden}×{inputs} = {value}"
             ok = rest == 0 and counts.get("weight_xc", value) == value
         elif key == 2:
-            meaning, check = "direction", _DIRECTIONS.get(value, "")
+            meaning = "direction：0 正向，1 反向，2 双向"
+            check, ok = _DIRECTIONS.get(value, "不认识的方向"), value in _DIRECTIONS
         elif key == 3:
             meaning = "hidden_size；与 num_output 不同时，后面还有投影矩阵"
             check, ok = (
@@ -129,7 +133,12 @@ def _lstm_notes(layer, counts):
             meaning = "int8_scale_term，不为 0 就是 int8 权重"
         yield Note(layer.line, f"{key}={value}", meaning, check, ok)
     if 3 not in p:
-        yield Note(layer.line, "（没有 3=）", "省略时 hidden_size 等于 num_output", f"hidden_size = {hidden}")
+        meaning, check, ok = "省略时 hidden_size 等于 num_output", "", True
+        if "weight_hc" in counts:
+            rows = counts["weight_hc"] // output
+            ok = rows == directions * 4 * output
+            check = f"weight_hc 有 {rows} 行 = {f'{directions}×' if directions > 1 else ''}4×{output}"
+        yield Note(layer.line, "（没有 3=）", meaning, check, ok)
 
 
 def blocks_table(param_path, bin_path) -> Table:
@@ -137,5 +146,6 @@ def blocks_table(param_path, bin_path) -> Table:
     rows = []
     for block in bin_layout(param_path, bin_path):
         flag = "（没有）" if block.flag is None else Code(f"0x{block.flag:08X}")
-        rows.append([block.offset, Code(block.label), flag, block.storage, block.count, block.size])
+        storage = block.storage.replace("fp32", "float32")
+        rows.append([block.offset, Code(block.label), flag, storage, block.count, block.size])
     return Table(["起始字节", "是什么", "标志", "存法", "个数", "字节"], rows)

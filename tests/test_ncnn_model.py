@@ -188,6 +188,23 @@ def test_broken_bin_is_refused_with_the_byte(converted, tmp_path, change, messag
         ncnn_model.read_lstm(model.param, tmp_path / "x.bin")
 
 
+def notes_of(path, *bins):
+    return {note.text: note for note in ncnn_notes.annotate(path, *bins)}
+
+
+def test_notes_tick_only_what_was_compared(converted, tmp_path):
+    _, model = converted
+    path = tmp_path / "x.param"
+    path.write_text(GOOD.replace("2=0 3=5", "2=7"))
+    notes = notes_of(path)  # 没有 .bin
+    assert not notes["2=7"].ok and "不认识" in notes["2=7"].check
+    assert notes["（没有 3=）"].check == "" and notes["0=5"].check == ""
+    path.write_text(GOOD.replace(" 3=5", ""))
+    notes = notes_of(path, model.bin)
+    assert notes["（没有 3=）"].ok and "20 行" in notes["（没有 3=）"].check
+    assert notes["7767517"].ok and notes["2=0"].ok and notes["2=0"].check == "正向"
+
+
 def test_int8_file(tmp_path):
     """手工写一个 int8 文件：整数 ÷ scale 就是权重。"""
     rng = np.random.default_rng(0)

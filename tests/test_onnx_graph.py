@@ -85,6 +85,35 @@ def test_dynamic_exports_match_torch_before_and_after_simplify(exported, frames)
             assert np.abs(onnx_graph.run(graph, x.numpy())[0] - expected).max() < 1e-6
 
 
+def test_simplify_really_compares_the_outputs(exported):
+    """onnxsim 默认什么也不比；这里改坏一个算子，化简必须报错。"""
+
+    def broken(model):
+        for node in model.graph.node:
+            if node.op_type == "Sigmoid":
+                node.op_type = "Tanh"
+        return model
+
+    for title in ("torchscript", "dynamic", "state"):
+        with pytest.raises(ValueError, match="不一致"):
+            onnx_graph.simplify(exported[2][title], custom_rewriter=broken)
+        assert "Tanh" in onnx_graph.operator_counts(
+            onnx_graph.simplify(exported[2][title], custom_rewriter=broken, check_n=0)
+        )
+
+
+def test_simplify_with_the_batch_axis_free_or_pinned(tmp_path):
+    torch.manual_seed(3)
+    net, x = Net().eval(), torch.rand(2, 9, 6)
+    both = {"x": {0: "B", 1: "T"}, "y": {0: "B", 1: "T"}}
+    path = onnx_graph.export(net, (torch.rand(1, 10, 6),), tmp_path / "b.onnx", dynamic=both)
+    free = onnx_graph.simplify(path)
+    assert onnx_graph.axes(free)["x"] == ["B", "T", 6]
+    assert np.abs(onnx_graph.run(free, x.numpy())[0] - net(x).detach().numpy()).max() < 1e-6
+    pinned = onnx_graph.simplify(path, overwrite_input_shapes={"x": [2, 9, 6]})
+    assert onnx_graph.axes(pinned)["x"] == [2, 9, 6]
+
+
 def test_trace_shows_the_zero_state(exported):
     _, x, paths = exported
     lstm = onnx_graph.read_lstm(paths["torchscript"])
