@@ -61,7 +61,7 @@ def apply_mask(mask: np.ndarray, noisy: np.ndarray) -> np.ndarray:
 class IRMNetwork(nn.Module):
     """带噪幅度谱 (B, T, 256) → 掩蔽 (B, T, 257)。
 
-    ``repaired=False`` 是 LSTM 直接接 Sigmoid 的原样；``batch_first=False`` 只为演示轴的陷阱而留。
+    ``repaired=False`` 是 LSTM 直接接 Sigmoid 的原样；``batch_first=False`` 只为演示轴的坑而留。
     """
 
     def __init__(self, repaired: bool = True, batch_first: bool = True):
@@ -74,7 +74,7 @@ class IRMNetwork(nn.Module):
         self.activation = nn.Sigmoid()
 
     def forward(self, mag: torch.Tensor, state=None) -> torch.Tensor:
-        """只要掩蔽；``state`` 是 (h, c)，各 (1, B, 257)，缺省为零。"""
+        """只要掩蔽；``state`` 是 (h, c)，各 (1, B, 257)，默认为零。"""
         return self.forward_with_state(mag, state)[0]
 
     def forward_with_state(self, mag: torch.Tensor, state=None):
@@ -84,7 +84,10 @@ class IRMNetwork(nn.Module):
 
 
 def network_input(mag):
-    """257 个频点的幅度谱 (…, 257) → 网络的输入 (…, 256)：去掉直流（第 0 个频点）。"""
+    """257 个频点的幅度谱 (…, 257) → 网络的输入 (…, 256)：去掉直流（第 0 个频点）。
+
+    NumPy 数组与 PyTorch 张量都行；最后一维不是 257 时报 ``ValueError``。
+    """
     if mag.shape[-1] != BINS:
         raise ValueError(f"幅度谱的最后一维应是 {BINS} 个频点，实际形状是 {tuple(mag.shape)}。")
     return mag[..., 1:]
@@ -115,7 +118,10 @@ def save(network: IRMNetwork, path, history: dict | None = None) -> None:
 
 
 def load(path) -> IRMNetwork:
-    """读回 :func:`save` 存的网络（推理模式）；文件不对时报 ``ValueError``，说明哪里不对。"""
+    """读回 :func:`save` 存的网络（推理模式）。
+
+    找不到文件是 ``FileNotFoundError``；文件损坏或权重对不上是 ``ValueError``，说明哪里不对。
+    """
     metadata = read_metadata(path)
     network = IRMNetwork(repaired=json.loads(metadata.get("repaired", "true")))
     try:
@@ -126,11 +132,12 @@ def load(path) -> IRMNetwork:
 
 
 def load_history(path) -> dict:
-    """训练过程：每隔若干步的损失，以及用时。"""
+    """:func:`save` 时一起存下的训练过程；没有存就是空字典。出错与 :func:`load` 相同。"""
     return json.loads(read_metadata(path).get("history", "{}"))
 
 
 def read_metadata(path) -> dict:
+    """safetensors 文件头里的元数据，键与值都是字符串；出错与 :func:`load` 相同。"""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"找不到权重文件 {path}；请检查路径。")
@@ -145,7 +152,10 @@ def read_metadata(path) -> dict:
 
 
 def trained_path(name: str = "repaired", progress: bool = True) -> Path:
-    """训练好的权重文件；还没有就当场训练并存进缓存（别的进程正在训练就等它）。"""
+    """训练好的权重文件；还没有就当场训练并存进缓存（别的进程正在训练就等它）。
+
+    ``name`` 的取法见 :func:`load_trained`。
+    """
     from lstm_lib import irm_training
 
     if name not in irm_training.RECIPES:
@@ -161,13 +171,18 @@ def trained_path(name: str = "repaired", progress: bool = True) -> Path:
 
 
 def load_trained(name: str = "repaired", progress: bool = True) -> IRMNetwork:
-    """训练好的网络（推理模式）：``"repaired"`` 或 ``"document"``。
+    """训练好的网络（推理模式）。
 
+    ``"repaired"`` 是全书用的修补网络；另外三个是只为比较的短训练：``"document"`` 是原样网络，``"short"``
+    是修补网络，``"narrow"`` 是只用六种噪声训练的修补网络。别的名字报 ``ValueError``。
     第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
     """
     return load(trained_path(name, progress))
 
 
 def training_history(name: str = "repaired", progress: bool = True) -> dict:
-    """:func:`load_trained` 那次训练的过程。"""
+    """:func:`load_trained` 那次训练的过程。
+
+    ``losses`` 是 [步, 损失（dB）] 的列表，``seconds`` 是用时（秒），``steps`` 是步数，``batch`` 是每步的段数。
+    """
     return load_history(trained_path(name, progress))

@@ -123,7 +123,7 @@ def si_sdr_loss(reference: torch.Tensor, estimate: torch.Tensor) -> torch.Tensor
 def train(
     data: corpus.TrainingData, recipe: Recipe, progress: bool = True, title: str = "训练网络"
 ) -> tuple[IRMNetwork, dict]:
-    """按配方训练，返回网络（推理模式）与训练过程；种子固定，同一台机器上结果逐位相同。"""
+    """按配方训练，返回网络（推理模式）与训练过程；种子固定，同一台机器上结果逐比特相同。"""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
