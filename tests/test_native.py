@@ -22,6 +22,7 @@ SHAPES = [  # I, H, 层, 方向, 投影, 批, 帧
     (5, 30, 2, "bidirectional", 7, 8, 7),
     (17, 33, 3, "forward", 0, 13, 2),
     (4, 12, 1, "forward", 3, 1, 100),
+    (3, 9, 1, "forward", 0, 2, 20),  # 9 个单元刚过 16 的一半：宽块补零最多
 ]
 
 
@@ -169,7 +170,7 @@ def test_denormal_mode_is_restored():
 
     torch.set_flush_denormal(False)  # 同一个进程里别的测试可能打开过
     NativeLSTM(make(SHAPES[2]))(np.ones((3, 1)))
-    assert np.float32(1e-40) * np.float32(0.5) > 0, "内核出来之后，非正规数应照常"
+    assert np.float32(1e-40) * np.float32(0.5) > 0, "内核出来之后，非规格化数应照常"
 
 
 def test_stream_takes_any_kind_of_frame():
@@ -253,6 +254,8 @@ def test_activations(level):
     )
     y = native.activation("tanh", x, level)
     assert np.abs(y - np.tanh(x.astype(np.float64))).max() < 4e-7 and np.abs(y).max() <= 1
+    small = np.float32(2) ** np.linspace(-120, -12, 10_001, dtype=np.float32)
+    assert np.array_equal(native.activation("tanh", small, level), small), "很小的 x，tanh 就是 x 自己"
     assert np.isnan(native.activation("sigmoid", [np.nan], level)).all()
 
 

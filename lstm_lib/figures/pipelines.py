@@ -66,16 +66,14 @@ def overlap_add():
         _window(ax, left + k * hop, base - 8, 2 * hop, 32, color)
         text(ax, left + (k + 2) * hop + 8, base + 2, f"第 {k + 1} 帧", color=color, ha="left")
     text(ax, left - 16, bottom + height / 2, "送出的块", ha="right")
-    for k in range(3):
-        x = left + (k + 3) * hop
-        _block(ax, x, bottom, hop, height, palette.INK, f"第 {k + 1} 块")
-    for k in range(3):
-        # 第 k+1 块是第 k+1 帧的后半加第 k+2 帧的前半，第 k+2 帧一算完就能送出
-        x = left + (k + 3) * hop
+    for k in range(4):
+        # 第 k 块是第 k 帧的后半加第 k+1 帧的前半，第 k+1 帧一算完就能送出；第 0 帧的前半是补的零，没有画
+        x = left + (k + 2) * hop
+        _block(ax, x, bottom, hop, height, palette.INK, f"第 {k} 块")
         wire(
             ax,
-            [(x, lines - 8 - 44 * (k + 1)), (x, bottom + height)],
-            pen=Pen(colors[k + 1]),
+            [(x, lines - 8 - 44 * k), (x, bottom + height)],
+            pen=Pen(colors[k]),
             dashed=True,
             line=0.7 * LINE,
         )

@@ -20,7 +20,8 @@ INLINE vf FN(libm_tanh)(vf x) {
 }
 
 // [快速双曲正切]
-/* tanh(x) ≈ x·P(x²)/Q(x²)；|x| 大于 LIMIT 的先截断。系数按最大误差最小拟合，误差界见“从公式到 C”一章。 */
+/* tanh(x) ≈ x·P(x²)/Q(x²)；|x| 大于 LIMIT 的先截断。
+ * 系数按最大误差最小拟合，误差界见“从公式到 C”一章。 */
 INLINE vf FN(tanh)(vf x) {
     if (LIBM_GATES) return FN(libm_tanh)(x);
     const vf limit = (vf){0} + LIMIT;
@@ -31,13 +32,15 @@ INLINE vf FN(tanh)(vf x) {
     return x * p / q;
 }
 
-INLINE vf FN(sigmoid)(vf x) { return 0.5f + 0.5f * FN(tanh)(0.5f * x); } /* σ(x) = (1 + tanh(x/2)) / 2 */
+/* σ(x) = (1 + tanh(x/2)) / 2 */
+INLINE vf FN(sigmoid)(vf x) { return 0.5f + 0.5f * FN(tanh)(0.5f * x); }
 // [/快速双曲正切]
 
 // [门的更新]
 /* 四个累加器正好是 V 个单元的 I F O G：c、h 的更新全在寄存器里完成。 */
 INLINE void FN(update)(const vf a[4], float *c, float *h) {
-    vf i = FN(sigmoid)(a[0]), f = FN(sigmoid)(a[1]), o = FN(sigmoid)(a[2]), g = FN(tanh)(a[3]);
+    vf i = FN(sigmoid)(a[0]), f = FN(sigmoid)(a[1]);
+    vf o = FN(sigmoid)(a[2]), g = FN(tanh)(a[3]);
     vf cell = f * LOAD(c) + i * g;
     STORE(c, cell);
     STORE(h, o * FN(tanh)(cell));
@@ -46,7 +49,8 @@ INLINE void FN(update)(const vf a[4], float *c, float *h) {
 
 // [浮点点积]
 /* n 帧一起算：权重读一次，用 n 次。n 是编译期常数，acc 全部住在寄存器里。 */
-INLINE const float *FN(dot)(const float *w, int size, const float *x, int64_t stride, int n, vf acc[][4]) {
+INLINE const float *FN(dot)(const float *w, int size, const float *x, int64_t stride, int n,
+                            vf acc[][4]) {
     for (int k = 0; k < size; k++, w += 4 * V)
         for (int gate = 0; gate < 4; gate++) {
             vf weight = LOAD(w + gate * V);
@@ -74,15 +78,18 @@ INLINE const float *FN(dot1)(const float *w, int size, const float *x, vf acc[4]
 // [/单帧点积]
 
 // [整数点积]
-/* int8：一次读 4 列 × V 行的权重，x 的 4 个字节复制到每一道，一条指令 4V 次乘加。size 已补成 4 的倍数。 */
-INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_t stride, int n, vi acc[][4]) {
+/* int8：一次读 4 列 × V 行的权重，x 的 4 个字节复制到每一道，一条指令 4V 次乘加。
+ * size 已补成 4 的倍数。 */
+INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_t stride, int n,
+                              vi acc[][4]) {
     for (int k = 0; k < size; k += 4, w += 16 * V) {
         FN(vb) weight[4];
         for (int gate = 0; gate < 4; gate++) weight[gate] = *(const FN(ub) *)(w + gate * 4 * V);
         for (int j = 0; j < n; j++) {
             int32_t four;
             __builtin_memcpy(&four, x + j * stride + k, 4);
-            for (int gate = 0; gate < 4; gate++) acc[j][gate] = FN(dot4)(acc[j][gate], weight[gate], four);
+            for (int gate = 0; gate < 4; gate++)
+                acc[j][gate] = FN(dot4)(acc[j][gate], weight[gate], four);
         }
     }
     return w;

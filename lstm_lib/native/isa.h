@@ -1,4 +1,4 @@
-/* 随指令集而变的只有三样：4 字节点积、NaN 不丢的截断、把非正规数当零的开关。其余都用向量扩展写成同一份。 */
+/* 随指令集而变的只有三样：4 字节点积、NaN 不丢的截断、把非规格化数当零的开关。其余都用向量扩展写成同一份。 */
 #ifdef __AVX2__
 #include <immintrin.h>
 #elif defined(__SSE2__)
@@ -20,7 +20,8 @@ INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     return (v4i)_mm_dpbusd_epi32((__m128i)acc, _mm_set1_epi32(x), (__m128i)w);
 }
 #elif defined(__AVX2__)
-/* vpmaddubsw 也是无符号×有符号，成对相加会饱和到 int16：用 |x| 与 sign(w, x)，2·127·127 < 32768 就不会。 */
+/* vpmaddubsw 也是无符号×有符号，成对相加会饱和到 int16：
+ * 用 |x| 与 sign(w, x)，2·127·127 < 32768 就不会。 */
 #define DOT_OFFSET 0
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     __m128i xs = _mm_set1_epi32(x);
@@ -29,12 +30,15 @@ INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
 }
 #elif defined(__ARM_FEATURE_DOTPROD)
 #define DOT_OFFSET 0
-INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) { return (v4i)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)vdupq_n_s32(x)); }
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    return (v4i)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)vdupq_n_s32(x));
+}
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #define DOT_OFFSET 0
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     int8x16_t xs = (int8x16_t)vdupq_n_s32(x);
-    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8(xs)), high = vmull_high_s8((int8x16_t)w, xs);
+    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8(xs));
+    int16x8_t high = vmull_high_s8((int8x16_t)w, xs);
     return acc + (v4i)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
 }
 #else
@@ -88,8 +92,8 @@ INLINE v8f max_8(v8f limit, v8f x) { return (v8f)_mm256_max_ps((__m256)limit, (_
 #define WIDE 4
 #endif
 
-// [非正规数]
-/* 数字静音会让 c 衰减成非正规数，慢几十倍：进内核时令其为零，出去时恢复调用者原来的设置。 */
+// [非规格化数]
+/* 数字静音会让 c 衰减成非规格化数，有的处理器会慢许多倍：进内核时令其为零，出去时恢复调用者原来的设置。 */
 #if defined(__SSE2__)
 INLINE uint64_t flush_denormals(void) {
     unsigned old = _mm_getcsr();
@@ -109,4 +113,4 @@ INLINE void restore_denormals(uint64_t old) { __asm__ volatile("msr fpcr, %0" : 
 INLINE uint64_t flush_denormals(void) { return 0; }
 INLINE void restore_denormals(uint64_t old) { (void)old; }
 #endif
-// [/非正规数]
+// [/非规格化数]

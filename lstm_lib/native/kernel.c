@@ -7,9 +7,11 @@
 #ifndef LIBM_GATES
 #define LIBM_GATES 0
 #endif
+// [批的大小]
 #ifndef CHUNK
 #define CHUNK 48 /* 输入投影一次做多少行：pre 要留在二级缓存里 */
 #endif
+// [/批的大小]
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define JOIN2(a, b) a##_##b
@@ -136,13 +138,14 @@ INLINE int first_unit(const lstm_cell *cell, int block) {
 
 // [一层]
 /* 一层、一个方向、frames 帧、batch 个序列。x：[frames][batch][input_size]；y 的行距是 y_stride。 */
-INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x, int64_t frames, int batch,
-                     float *y, int64_t y_stride, work *w, int32_t *turn) {
+INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x, int64_t frames,
+                     int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
     const int columns = cell->input_size, size = cell->output_size, pad = quantized ? 3 : 0;
     const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
     const int blocks = cell->wide + cell->narrow;
     for (int64_t done = 0; done < frames; done += w->chunk) {
-        const int64_t many = MIN(w->chunk, frames - done), first = cell->backward ? frames - done - many : done;
+        const int64_t many = MIN(w->chunk, frames - done);
+        const int64_t first = cell->backward ? frames - done - many : done;
         const rows in = {padded, h_padded, x + first * batch * columns, columns, w->x_q, w->x_step};
         if (quantized)
             for (int64_t j = 0; j < many * batch; j++)
@@ -161,12 +164,14 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
             const rows h = {h_padded, padded, w->h, w->h_stride, w->h_q, w->h_step};
             if (quantized)
                 for (int b = 0; b < batch; b++)
-                    w->h_step[b] = quantize(h.f + b * h.stride, size, w->h_q + b * h_padded, h_padded);
+                    w->h_step[b] =
+                        quantize(h.f + b * h.stride, size, w->h_q + b * h_padded, h_padded);
             /* 这一帧从头到尾扫权重，下一帧从尾扫回来：刚用过的那一截还在缓存里 */
             for (int k = 0; k < blocks; k++) {
                 const int block = *turn & 1 ? blocks - 1 - k : k, unit = first_unit(cell, block);
                 if (block < cell->wide)
-                    WIDE_FN(advance)(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next, w->units);
+                    WIDE_FN(advance)(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next,
+                                     w->units);
                 else
                     advance_4(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next, w->units);
             }
@@ -179,7 +184,8 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
                 w->h = w->next, w->next = swap;
             }
             for (int b = 0; b < batch; b++)
-                memcpy(y + ((first + at) * batch + b) * y_stride, w->h + b * w->h_stride, (size_t)size * 4);
+                memcpy(y + ((first + at) * batch + b) * y_stride, w->h + b * w->h_stride,
+                       (size_t)size * 4);
         }
     }
 }

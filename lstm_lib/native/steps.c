@@ -11,8 +11,8 @@ static float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // [第一步]
 /* 六条公式直译。权重就是 PyTorch 的摆法：[4H][I] 与 [4H][H]，门顺序 i f g o。 */
-void lstm_loops(int inputs, int hidden, const float *w_ih, const float *w_hh, const float *bias, const float *x,
-                float *y, const float *h, float *c, int64_t frames) {
+void lstm_loops(int inputs, int hidden, const float *w_ih, const float *w_hh, const float *bias,
+                const float *x, float *y, const float *h, float *c, int64_t frames) {
     for (int64_t t = 0; t < frames; t++, x += inputs, h = y, y += hidden)
         for (int unit = 0; unit < hidden; unit++) {
             float z[4];
@@ -30,8 +30,8 @@ void lstm_loops(int inputs, int hidden, const float *w_ih, const float *w_hh, co
 
 // [第二步]
 /* 打包：[单元][列][I F O G]。一个单元的全部权重连在一起，每读四个相邻的数，四个门各进一步。 */
-void lstm_packed(int inputs, int hidden, const float *w, const float *bias, const float *x, float *y, const float *h,
-                 float *c, int64_t frames) {
+void lstm_packed(int inputs, int hidden, const float *w, const float *bias, const float *x,
+                 float *y, const float *h, float *c, int64_t frames) {
     for (int64_t t = 0; t < frames; t++, x += inputs, h = y, y += hidden) {
         const float *four = w;
         for (int unit = 0; unit < hidden; unit++) {
@@ -55,36 +55,52 @@ typedef int32_t wide_i __attribute__((vector_size(4 * WIDE)));
 typedef int8_t wide_b __attribute__((vector_size(4 * WIDE)));
 enum { CHAINS = 12 };
 
-/* 带宽：把 bytes 字节读 times 遍。 */
+/* 带宽：把 bytes 字节读 times 遍。次序与内核相同：一遍从头到尾，下一遍从尾到头；一次读 8 个向量。
+ * memory 要按 64 字节对齐，否则每次读都跨两条缓存行，量得的带宽偏低。 */
 int32_t lstm_read(const void *memory, int64_t bytes, int64_t times) {
-    wide_i sum[4] = {{0}};
+    wide_i sum[8] = {{0}};
+    const int64_t groups = bytes / (int64_t)sizeof sum;
     for (int64_t again = 0; again < times; again++) {
-        const wide_i *p = memory;
-        for (int64_t k = 0; k + 4 <= bytes / (int64_t)sizeof *p; k += 4)
-            for (int j = 0; j < 4; j++) sum[j] ^= p[k + j];
+        for (int64_t k = 0; k < groups; k++) {
+            const wide_i *p = (const wide_i *)memory + 8 * (again & 1 ? groups - 1 - k : k);
+            for (int j = 0; j < 8; j++) sum[j] ^= p[j];
+        }
         __asm__ volatile("" : : : "memory");
     }
-    sum[0] ^= sum[1] ^ sum[2] ^ sum[3];
+    for (int j = 1; j < 8; j++) sum[0] ^= sum[j];
     return sum[0][0];
 }
 
-/* 峰值：互不相干的乘加链，操作数全在寄存器里。返回做了多少次乘加。 */
+/* 峰值：互不相干的乘加链。返回做了多少次乘加。
+ * 各链的初值不同，编译器才不会看出它们一模一样，只算一条。 */
 int64_t lstm_peak_float(int64_t times, float *out) {
-    wide acc[CHAINS] = {{0}}, x = (wide){0} + *out;
+    wide acc[CHAINS], x = (wide){0} + *out;
+    for (int j = 0; j < CHAINS; j++) acc[j] = x + (float)j;
     for (int64_t k = 0; k < times; k++)
-        for (int j = 0; j < CHAINS; j++) acc[j] += x * acc[j];
+        for (int j = 0; j < CHAINS; j++) acc[j] = acc[j] * x + x;
     for (int j = 1; j < CHAINS; j++) acc[0] += acc[j];
     *out = acc[0][0];
     return times * CHAINS * WIDE;
 }
 
+/* 与内核的内层循环一样：四个门、三帧。权重每次都从一级缓存读，免得编译器把不变的部分提到循环外面；
+ * 三个小循环套在外层里，GCC 才会早早展开，累加器才住得进寄存器。 */
 int64_t lstm_peak_int8(int64_t times, int32_t *out) {
-    wide_i acc[CHAINS] = {{0}};
-    wide_b w = (wide_b){0} + (int8_t)*out;
-    const int32_t x = *out;
-    for (int64_t k = 0; k < times; k++)
-        for (int j = 0; j < CHAINS; j++) acc[j] = JOIN(dot4, WIDE)(acc[j] ^ 1, w, x);
-    for (int j = 1; j < CHAINS; j++) acc[0] += acc[j];
-    *out = acc[0][0];
-    return times * CHAINS * WIDE * 4;
+    enum { BURST = 256 };
+    wide_i sum = {0};
+    wide_b w[4];
+    int32_t x[CHAINS / 4];
+    for (int gate = 0; gate < 4; gate++) w[gate] = (wide_b){0} + (int8_t)(*out + gate);
+    for (int j = 0; j < CHAINS / 4; j++) x[j] = *out + j;
+    for (int64_t again = 0; again < times; again++) {
+        wide_i acc[CHAINS];
+        for (int j = 0; j < CHAINS; j++) acc[j] = sum;
+        for (int k = 0; k < BURST; k++) {
+            __asm__ volatile("" : "+m"(w), "+m"(x));
+            for (int j = 0; j < CHAINS; j++) acc[j] = JOIN(dot4, WIDE)(acc[j], w[j % 4], x[j / 4]);
+        }
+        for (int j = 0; j < CHAINS; j++) sum ^= acc[j];
+    }
+    *out = sum[0];
+    return times * BURST * CHAINS * WIDE * 4;
 }
