@@ -126,6 +126,13 @@ def test_pesq_column_only_when_installed(folders, model, monkeypatch, capsys):
     assert "pip install pesq" in out and "PESQ" not in out.splitlines()[1]
 
 
+def test_refusing_pesq_says_nothing_about_installing_it(folders, model, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "pesq", None)
+    pair = ["--paired", folders / "clean", folders / "noisy", "--model", model]
+    assert run("evaluate", *pair, "--no-pesq") == 0
+    assert "pesq" not in capsys.readouterr().out.lower()
+
+
 def test_voicebank_test_set_is_found(folders, model, tmp_path, capsys):
     for part in ("trainset_28spk_wav", "testset_wav"):
         for kind in ("clean", "noisy"):

@@ -111,7 +111,7 @@ def rows(out):
 
 
 def assert_same_run(first, second):
-    """权重、优化器状态逐位相同，每轮的损失与得分也相同。"""
+    """权重、优化器状态逐比特相同，每轮的损失与得分也相同。"""
     one, two = checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt")
     for part in ("network", "optimizer", "scaler", "settings", "epoch", "best", "noisy"):
         assert checkpoint.digest(one[part]) == checkpoint.digest(two[part]), f"{part} 不同"
@@ -258,7 +258,7 @@ def test_workers_do_not_change_the_result(tree, unbroken, tmp_path):
 
 
 def test_killed_run_goes_on_to_the_same_result(tree, unbroken, tmp_path):
-    """kill -9；再在写不下检查点的限制下跑（如同满磁盘）；最后正常跑完：与一气呵成的逐位相同。"""
+    """kill -9；再在写不下检查点的限制下跑（如同满磁盘）；最后正常跑完：与一气呵成的逐比特相同。"""
     out = tmp_path / "run"
     process = subprocess.Popen(
         command(tree, out), env=FAST, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -383,9 +383,18 @@ def test_checkpoint_runs_no_code(tmp_path):
             return (Path.touch, (tmp_path / "owned",))
 
     torch.save({"format": checkpoint.FORMAT, "state": Evil()}, tmp_path / "last.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="不是完整的检查点"):
+    with pytest.raises(checkpoint.CheckpointError, match="不许执行的内容"):
         checkpoint.load(tmp_path / "last.pt")
     assert not (tmp_path / "owned").exists(), "载入检查点时执行了里面的代码"
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_truncated_checkpoint_is_called_incomplete(tmp_path, share):
+    checkpoint.save(tmp_path, {"epoch": 1, "w": torch.arange(2000.0)})
+    blob = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(blob[: int(share * len(blob))])
+    with pytest.raises(checkpoint.CheckpointError, match="不是完整的检查点"):
+        checkpoint.load(tmp_path / "last.pt")
 
 
 def test_missing_and_foreign_checkpoints(tmp_path):

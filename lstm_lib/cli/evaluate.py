@@ -59,7 +59,7 @@ def run(args) -> int:
         scores = evaluation.evaluate(pairs, args.model, measures, workers(args, pairs), progress(len(pairs)))
         report(args, scores, len(pairs))
         print(evaluation.table(scores))
-        explain(scores)
+        explain(scores, args.no_pesq)
         if args.csv:
             evaluation.write_csv(args.csv, scores)
             print(f"已写出 {args.csv}")
@@ -121,8 +121,8 @@ def report(args, scores, total):
     print(f"{total - len(scores.bad)} 对文件的平均")
 
 
-def explain(scores):
-    """说明表里缺了什么。"""
+def explain(scores, no_pesq: bool):
+    """说明表里缺了什么；自己说了不要 PESQ 的，不必再提。"""
     import numpy as np
 
     from lstm_lib.training.evaluation import MEASURES, NOISY, available_measures
@@ -131,5 +131,5 @@ def explain(scores):
         missing = int(np.isnan(scores.values[NOISY][measure]).sum())
         if missing:
             print(f"{MEASURES[measure]}：有 {missing} 对太短或没有语音，算不出，不在平均之内")
-    if "pesq" not in available_measures():
+    if not no_pesq and "pesq" not in available_measures():
         print("没有安装 pesq 包，所以没有 PESQ 一列；要它就 pip install pesq（需要 C 编译器）")

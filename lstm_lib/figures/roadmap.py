@@ -40,23 +40,25 @@ def book_map():
 
 
 def ladder():
-    """逐级对照的阶梯：同一组权重、同一段输入，每一级的结果都同上一级比。"""
+    """逐级对照的阶梯：同一组权重、同一段输入，每一级的结果都同查过的一级比。宽度照手机的屏幕。"""
     steps = [
         ("PyTorch", palette.INK),
         ("ONNX", palette.BLUE),
-        ("简化的\nONNX", palette.BLUE),
+        ("化简的 ONNX", palette.BLUE),
         ("ncnn", palette.GREEN),
         ("NumPy", palette.ORANGE),
         ("C", palette.PURPLE),
         ("int8", palette.RED),
     ]
-    fig, ax = canvas(720, 236)
-    width, rise = 78, 22
+    fig, ax = canvas(322, 386)
+    width, across, rise = 98, 36.5, 54
     for k, (name, color) in enumerate(steps):
-        x, y = 56 + k * 101, 44 + k * rise
-        box(ax, x, y, width, 44, name, pen=Pen(color))
+        x, y = 51 + k * across, 27 + k * rise
+        box(ax, x, y, width, 34, name, pen=Pen(color))
         if k:
-            wire(ax, [(x - 62, y - rise), (x - 51, y - rise), (x - 51, y), (x - width / 2, y)], radius=5)
-    text(ax, 20, 206, "同一组权重，同一段输入：", ha="left")
-    text(ax, 20, 182, "每一级换一种做法，都与前面的结果比一比", ha="left", color=palette.GREY)
+            start = x - across - 27
+            wire(ax, [(start, y - rise + 17), (start, y), (x - width / 2, y)], radius=6)
+    text(ax, 12, 366, "同一组权重，同一段输入：", ha="left")
+    text(ax, 12, 344, "每一级换一种做法，", ha="left", color=palette.GREY)
+    text(ax, 12, 322, "都与查过的一级比一比", ha="left", color=palette.GREY)
     return fig

@@ -7,6 +7,7 @@
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 
 import torch
@@ -52,13 +53,17 @@ def save_best(folder, network, history: dict) -> None:
 def load(path) -> dict:
     """读回一个 ``last.pt``；只收张量与普通数据（``weights_only``），不执行文件里的任何代码。
 
-    不存在、损坏、内容与校验和不符：:class:`CheckpointError`。
+    不存在、损坏、内容与校验和不符、含有别的内容：:class:`CheckpointError`。
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"找不到检查点 {path}；请检查路径。")
     try:
         payload = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # 截断的文件不到这一步就出错；这里是不认得的函数或指令
+        raise CheckpointError(
+            f"{path} 里有不许执行的内容，没有读；这不是本书的检查点，或者已经损坏。"
+        ) from error
     except Exception as error:  # 坏文件在 zip、pickle、张量各层各有各的异常
         raise CheckpointError(f"{path} 不是完整的检查点，读不出来（{type(error).__name__}）。") from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:

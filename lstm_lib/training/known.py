@@ -17,7 +17,7 @@ class KnownLayout:
     ``paired``：纯净文件夹的通配式，带噪的那一个把名字里的 clean 换成 noisy。
     ``group``：正则，从文件名（不含扩展名）取出说话人或噪声来源；取不到时看 ``otherwise``：
     file 是一个文件一组，folder 是一个文件夹一组，空着则落回通用规则。
-    ``held_out``：官方测试集，训练时不碰。
+    ``held_out``：官方测试集，训练时不碰。``tree``：举一个文件的路径；``note``：怎样用，一句话。
     """
 
     name: str
@@ -41,8 +41,8 @@ LAYOUTS = (
         test=("clean_testset*wav*",),
         held_out=("clean_testset*wav*", "noisy_testset*wav*"),
         group=(r"(p\d+)_\d+",),
-        tree="clean_trainset_28spk_wav/p226_001.wav，noisy_trainset_28spk_wav/p226_001.wav",
-        note="成对；说话人是 p226 这一段；clean_testset_wav 只用于评测",
+        tree="clean_trainset_28spk_wav/p226_001.wav",
+        note="成对，带噪的在 noisy_trainset_28spk_wav；说话人是 p226 这一段；clean_testset_wav 只用于评测",
     ),
     KnownLayout(
         name="DNS Challenge",
@@ -55,8 +55,8 @@ LAYOUTS = (
         noise=("datasets_fullband/noise_fullband", "noise_fullband", "datasets/noise"),
         held_out=("datasets*/dev_testset*", "datasets*/test_set*", "dev_testset*"),
         group=(r".*(reader_\d+)", r"(p\d+|s5)_\d+", r"(\d{4})_[A-Z]{3}_[A-Z]{3}", r"([fm]\d)_"),
-        tree="datasets_fullband/clean_fullband/read_speech/…_reader_06709_0.wav，datasets_fullband/noise_fullband/*.wav",
-        note="语音与噪声分开，现场混合；说话人是 reader_06709 这一段，混响 impulse_responses 不用",
+        tree="datasets_fullband/clean_fullband/read_speech/…_reader_06709_0.wav",
+        note="语音与噪声分开，现场混合，噪声在 noise_fullband；说话人是 reader_06709 这一段，混响 impulse_responses 不用",
     ),
     KnownLayout(
         name="THCHS-30",
@@ -64,8 +64,8 @@ LAYOUTS = (
         speech=("train", "dev"),
         held_out=("test",),
         group=(r"([A-D]\d+)_\d+",),
-        tree="data_thchs30/data/A11_0.wav，train/A11_0.wav（符号链接，指向 data）",
-        note="train、dev 里是符号链接；说话人是 A11 这一段；test 不碰",
+        tree="data_thchs30/train/A11_0.wav",
+        note="train、dev 里是指向 data 的符号链接；说话人是 A11 这一段；test 不碰",
     ),
     KnownLayout(
         name="AISHELL-1",
@@ -82,7 +82,7 @@ LAYOUTS = (
         speech=("speech",),
         noise=("noise", "music"),
         otherwise="file",
-        tree="musan/noise/free-sound/noise-free-sound-0000.wav，musan/music/…，musan/speech/…",
+        tree="musan/noise/free-sound/noise-free-sound-0000.wav",
         note="作噪声时取 noise 与 music，不取 speech",
     ),
     KnownLayout(
@@ -91,7 +91,7 @@ LAYOUTS = (
         noise=("audio",),
         group=(r"\d-(\d+)-[A-Z]-\d+",),
         otherwise="file",
-        tree="ESC-50-master/audio/1-100032-A-0.wav，meta/esc50.csv",
+        tree="ESC-50-master/audio/1-100032-A-0.wav",
         note="同一条原始录音会切成几个文件（中间那段编号相同），划分时不拆开",
     ),
     KnownLayout(
