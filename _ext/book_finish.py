@@ -25,6 +25,7 @@ ATTRIBUTES = {
     "System Settings": "跟随系统",
     "Light": "浅色",
     "Dark": "深色",
+    "Page": "本页目录",
     "Link to this heading": "本节的链接",
     "Link to this image": "此图的链接",
     "Link to this table": "此表的链接",
@@ -87,6 +88,10 @@ EXERCISES = [
     ),
     (re.compile(r'(<p class="admonition-title">解答：<a [^>]*>习题 [\d.]+) \((.*?)\)</a>'), r"\1（\2）</a>"),
 ]
+# 搜索用的三个脚本（索引有几百 kB）只有搜索页要；别的页上有它们，点进来的词就不会高亮
+SEARCH_SCRIPTS = re.compile(
+    r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"[^>]*></script>'
+)
 # 进度条做完后留下的空壳
 EMPTY_OUTPUT = re.compile(r'<div class="output text_html">\s*</div>')
 EMPTY_CELL = re.compile(r'<div class="cell_output docutils container">\s*</div>')
@@ -179,10 +184,33 @@ def finish_site(app, exception):
         if not path.is_file():
             continue
         page = path.read_text(encoding="utf-8")
+        if path.name != "search.html":
+            page = SEARCH_SCRIPTS.sub("", page)
         prefix = "../" * (len(path.relative_to(site).parts) - 1)
-        done = finish_page(page, site / MEDIA, prefix)
-        if done != page:
-            path.write_text(done, encoding="utf-8")
+        path.write_text(finish_page(page, site / MEDIA, prefix), encoding="utf-8")
+
+
+NOT_FOUND = """<!DOCTYPE html>
+<html lang="zh-CN">
+<head>
+<meta charset="utf-8" />
+<meta name="viewport" content="width=device-width, initial-scale=1" />
+<title>没有这一页 - LSTM 实现与优化</title>
+<style>body {{ font: 1.1rem/1.8 system-ui, sans-serif; max-width: 34rem; margin: 18vh auto; padding: 0 1rem; }}</style>
+</head>
+<body>
+<h1>没有这一页</h1>
+<p>地址可能写错了，也可能这一页换了名字。<a href="{home}">回到《LSTM 实现与优化》的首页</a>，从目录里找，或者搜一搜。</p>
+</body>
+</html>
+"""
+
+
+def write_not_found(app, exception):
+    """找不到页面时的中文页；GitHub Pages 认 404.html 这个名字。任何深度的地址都可能落到它，链接要用全址。"""
+    if exception is None and app.builder.format == "html":
+        home = html.escape(app.config.html_baseurl or "/", quote=True)
+        (Path(app.outdir) / "404.html").write_text(NOT_FOUND.format(home=home), encoding="utf-8")
 
 
 def make_static_folder(app):
@@ -197,4 +225,5 @@ def make_static_folder(app):
 def setup(app):
     app.connect("builder-inited", make_static_folder)
     app.connect("build-finished", finish_site, priority=900)
+    app.connect("build-finished", write_not_found)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

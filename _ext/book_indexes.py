@@ -3,6 +3,7 @@
 - ``{pitfall-index}``：每一个带 ``pitfall`` 类的提示框，按目录顺序，附链接。
 - ``{execution-status}``：每个笔记本的执行结果与耗时；``{environment-status}``：这次建书的机器与各包的版本。
 - ``{chapter-times}``：各章读完与跑完各要多久，首页用。
+- ``{get-the-book}``：取得全书、装好、打开的命令，配了仓库地址时写明从哪里取。
 - 术语表（Sphinx 的 ``{glossary}``）：解释里的第一个章节链接就是讲这个词的那一章，交给搜索页排序用。
 """
 
@@ -69,6 +70,14 @@ def first_sentence(box) -> str:
     return text
 
 
+def english_names(item) -> list[str]:
+    """术语条目开头的英文名：「forget gate，$f_t$。」给出 forget gate；搜英文也能到那一章。"""
+    paragraph = next(iter(item.findall(nodes.paragraph)), None)
+    first = paragraph.children[0].astext() if paragraph is not None and paragraph.children else ""
+    match = re.match(r"[A-Za-z][A-Za-z0-9 /-]+(?=[，。；（])", first)
+    return [match.group(0)] if match else []
+
+
 def collect(app, doctree):
     env, docname = app.env, app.env.docname
     found = []
@@ -88,8 +97,10 @@ def collect(app, doctree):
         if home is None:
             continue
         home = os.path.normpath(os.path.join(os.path.dirname(docname), home)).replace(os.sep, "/")
-        for term in item.findall(nodes.term):
-            homes[re.sub(r"\s+", " ", term.astext()).strip().lower()] = (docname, home)
+        names = [term.astext() for term in item.findall(nodes.term)]
+        names += english_names(item)
+        for name in names:
+            homes.setdefault(re.sub(r"\s+", " ", name).strip().lower(), (docname, home))
     env.glossary_homes = homes
     env.reading = {**getattr(env, "reading", {}), docname: reading_minutes(doctree)}
     env.indexed_pages = getattr(env, "indexed_pages", set()) - {docname}
@@ -219,6 +230,21 @@ class FillPlaceholders(SphinxPostTransform):
         rows.append(["合计", f"约 {total[0] / 60:.0f} 小时", f"{total[1] / 60:.1f} 分钟"])
         return [table(["章", "读完约需", "运行一遍"], rows, ["chapter-times"])]
 
+    def fill_commands(self):
+        address = self.app.config.html_theme_options.get("repository_url")
+        first = (
+            f"git clone {address} lstm-book && cd lstm-book"
+            if address
+            else "# 先取得全书的代码，进入它的文件夹"
+        )
+        commands = [
+            first,
+            "python -m venv .venv && . .venv/bin/activate   # Windows：.venv\\Scripts\\activate",
+            "pip install -r requirements-dev.txt",
+            "jupyter lab",
+        ]
+        return [nodes.literal_block("", "\n".join(commands), language="bash")]
+
     def fill_environment(self):
         rows = [
             ["操作系统", f"{platform.system()} {platform.machine()}"],
@@ -251,6 +277,7 @@ def setup(app):
         ("execution", "execution-status"),
         ("environment", "environment-status"),
         ("chapters", "chapter-times"),
+        ("commands", "get-the-book"),
     ):
         app.add_directive(name, placeholder_directive(kind))
     app.connect("doctree-read", collect)

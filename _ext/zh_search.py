@@ -11,31 +11,7 @@ from sphinx.search.zh import SearchChinese
 
 RUN = re.compile(r"[一-鿿㐀-䶿〇]+|[a-zA-Z0-9_]+")
 
-SPLITTER = r"""
-function splitQuery(query) {
-  const terms = [];
-  for (const word of query.split(/\s+/)) {
-    const minus = word.startsWith("-") ? "-" : "";  // 只有词首的减号才是「不要这个词」，SI-SDR 里的不是
-    for (const run of word.match(/[一-鿿㐀-䶿〇]+|[a-zA-Z0-9_]+/g) || []) {
-      if (!/[一-鿿㐀-䶿〇]/.test(run)) terms.push(minus + run);
-      else if (run.length === 1) terms.push(run);
-      else for (let i = 0; i + 1 < run.length; i++) terms.push(run.slice(i, i + 2));
-    }
-  }
-  return terms;
-}
-// 摘要与高亮用整段中文，而不是切碎的两字
-if (typeof Search !== "undefined") {
-  const parse = Search._parseQuery;
-  Search._parseQuery = (query) => {
-    const parsed = parse(query);
-    const whole = query.toLowerCase().match(/[一-鿿㐀-䶿〇]+|[a-z0-9_]+/g) || [];
-    parsed[3] = new Set(whole);
-    localStorage.setItem("sphinx_highlight_terms", whole.join(" "));
-    return parsed;
-  };
-}
-"""
+SPLITTER = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
 class SearchChineseBigrams(SearchChinese):

@@ -1,4 +1,4 @@
-// 会横向滚动的块可以用键盘够到；打印前把折叠的内容打开，打印后还原。
+// 会横向滚动的块可以用键盘够到；打印、播放器、手机上的目录、搜索跳转的几处小事。
 (() => {
   const scrollers =
     "pre, div.math, .cell_output, .fig-scroll, .pst-scrollable-table-container, .table-scroll, mjx-container[display='true']";
@@ -25,14 +25,65 @@
     }
   }
 
+  // 打印：折叠的内容打开（Netron 的框除外，它不必为打印载入），颜色换成浅色，打完还原
   let opened = [];
+  let theme = "";
   function openAll() {
-    opened = [...document.querySelectorAll("details:not([open])")];
+    opened = [...document.querySelectorAll("details:not([open]):not(.netron-frame)")];
     opened.forEach((item) => (item.open = true));
+    theme = document.documentElement.dataset.theme;
+    document.documentElement.dataset.theme = "light";
   }
   function restore() {
     opened.forEach((item) => (item.open = false));
     opened = [];
+    if (theme) document.documentElement.dataset.theme = theme;
+  }
+
+  // 一次只放一段声音：前后对比时，点了这个就停下那个
+  document.addEventListener(
+    "play",
+    (event) => document.querySelectorAll("audio").forEach((item) => item !== event.target && item.pause()),
+    true,
+  );
+
+  // 手机上的本页目录是一个对话框：点了条目就收起来，焦点跟到那一节
+  document.addEventListener("click", (event) => {
+    const link = event.target.closest("#pst-secondary-sidebar-modal a[href^='#']");
+    if (!link) return;
+    const target = document.getElementById(decodeURIComponent(link.hash.slice(1)));
+    document.getElementById("pst-secondary-sidebar-modal").close();
+    const heading = target && (target.querySelector("h1, h2, h3, h4") || target);
+    if (!heading) return;
+    heading.setAttribute("tabindex", "-1");
+    heading.focus({ preventScroll: true });
+    target.scrollIntoView();
+  });
+
+  // 折叠按钮的名字是脚本运行时才放上去的英文
+  function nameButtons() {
+    document.querySelectorAll('[aria-label="Toggle hidden content"]').forEach((button) => {
+      button.setAttribute("aria-label", "展开或收起这一段");
+    });
+  }
+
+  // 对话框有名字；按 Esc 收起之后，焦点回到打开它的按钮
+  function nameDialogs() {
+    const names = { "pst-search-dialog": "搜索", "pst-primary-sidebar-modal": "目录", "pst-secondary-sidebar-modal": "本页目录" };
+    for (const [id, name] of Object.entries(names)) {
+      const dialog = document.getElementById(id);
+      if (!dialog) continue;
+      dialog.setAttribute("aria-label", name);
+      const kind = id.match(/primary|secondary/)?.[0];
+      const button = kind && document.querySelector(`.sidebar-toggle.${kind}-toggle`);
+      if (button) dialog.addEventListener("cancel", () => setTimeout(() => button.focus()));
+    }
+  }
+
+  // 从搜索结果点进来：滚到第一处搜到的词
+  function showFirstMatch() {
+    if (location.hash) return;
+    setTimeout(() => document.querySelector("article .highlighted")?.scrollIntoView({ block: "center" }), 300);
   }
 
   window.addEventListener("beforeprint", openAll);
@@ -40,6 +91,7 @@
   document.addEventListener("DOMContentLoaded", () => {
     wrapTables();
     markScrollers();
+    nameDialogs();
     // 公式排好之后宽度才定
     const ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
     if (ready) ready.then(markScrollers);
@@ -48,6 +100,8 @@
     const ready = window.MathJax && window.MathJax.startup && window.MathJax.startup.promise;
     if (ready) ready.then(markScrollers);
     markScrollers();
+    nameButtons();
+    showFirstMatch();
   });
   let pending = 0;
   window.addEventListener("resize", () => {

@@ -1,12 +1,19 @@
-// 搜索结果的打分：整个查询正好是术语表里的词时，讲它的那一章排最前；附录排在正文之后。
+// 搜索结果的打分：整个查询正好是术语表里的词时，讲它的那一章排最前；查询里含着术语的，那一章靠前；附录排在正文之后。
 var Scorer = {
+  // 标点与多余的空格不算：“遗忘门”、遗忘门。与 遗忘门 是同一个词
+  normalize: (query) =>
+    query.toLowerCase().replace(/[\s，。；：、？！“”‘’（）()《》"'?!,.;:]+/g, " ").trim(),
   score: (result) => {
     const [docname, title, anchor, descr, score, filename] = result;
-    const query = (new URLSearchParams(window.location.search).get("q") || "").trim().toLowerCase();
-    const home = (window.SEARCH_HOMES || {})[query];
-    if (home === docname) return score + 300;
+    const query = Scorer.normalize(new URLSearchParams(window.location.search).get("q") || "");
+    const homes = window.SEARCH_HOMES || {};
+    if (homes[query] === docname) return score + 300;
     if (/^(chapters\/(glossary|pitfalls|status|parity|answers)|genindex)$/.test(docname)) return score - 200;
-    return score;
+    let bonus = 0;
+    for (const [term, home] of Object.entries(homes)) {
+      if (home === docname && term.length > 1 && query.includes(term)) bonus += (20 * term.length) / query.length;
+    }
+    return score + bonus;
   },
   objNameMatch: 11,
   objPartialMatch: 6,

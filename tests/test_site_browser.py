@@ -176,13 +176,27 @@ def search(page, base, text):
     box.fill(text)
     box.press("Enter")
     page.wait_for_url("**/search.html?q=*")
-    page.wait_for_function(
-        "() => typeof Search !== 'undefined' && Search._pulse_status < 0"
-        " && !!document.querySelector('.search-summary')"
-    )
+    return results_of(page)
+
+
+def results_of(page):
+    """等搜索做完；结果的页名，按显示的次序。"""
+    # 搜完才写这一句；转圈的状态搜完又会动，不能拿它来等
+    page.wait_for_function("() => !!document.querySelector('.search-summary')?.innerText.trim()")
     links = page.locator("ul.search > li > a")
     addresses = [links.nth(i).get_attribute("href") for i in range(links.count())]
     return [re.sub(r"^\./", "", a.split("#")[0].split("?")[0]).removesuffix(".html") for a in addresses]
+
+
+def search_again(page, base, text):
+    """在搜索页自己的框里再搜一个词；给出结果的页名。"""
+    if "/search.html" not in page.url:
+        page.goto(f"{base}search.html?q=x", wait_until="load")
+    box = page.locator("main input[name=q]").first
+    box.fill(text)
+    with page.expect_navigation(wait_until="load"):
+        box.press("Enter")
+    return results_of(page)
 
 
 def test_search_finds_every_glossary_term(browser, site_url, book_site):
@@ -193,7 +207,7 @@ def test_search_finds_every_glossary_term(browser, site_url, book_site):
     page = context.new_page()
     wrong = {}
     for term, home in homes.items():
-        results = search(page, site_url, term)
+        results = search_again(page, site_url, term)
         if not results or results[0] != home:
             wrong[term] = (home, results[:3])
     assert not wrong, f"搜索结果的第一条不是讲这个词的那一章：{wrong}"
@@ -210,6 +224,44 @@ def test_search_finds_words_and_code(browser, site_url, text):
     results = search(context.new_page(), site_url, text)
     assert any(name.startswith("chapters/") for name in results), f"搜不到 {text}"
     assert not problems, problems
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("怎样导出 ONNX", "chapters/onnx_export"),
+        ("用 numpy 手写 LSTM", "chapters/handwritten"),
+        ("训练自己的数据", "chapters/own_data"),
+        ("“遗忘门”", "chapters/gates"),
+        ("细胞状态。", "chapters/gates"),
+        ("forget gate", "chapters/gates"),
+        ("hidden state", "chapters/gates"),
+        ("降噪", "chapters/irm_network"),
+    ],
+)
+def test_search_understands_mixed_and_english_queries(browser, site_url, text, home):
+    context, problems = open_context(browser, site_url)
+    results = search(context.new_page(), site_url, text)
+    assert results and results[0] == home, f"搜「{text}」，第一条是 {results[:3]}"
+    assert not problems, problems
+    context.close()
+
+
+def test_search_hits_are_highlighted_and_scrolled_to(browser, site_url):
+    context, _ = open_context(browser, site_url)
+    page = context.new_page()
+    search(page, site_url, "半衰期")
+    excerpt = page.locator("ul.search p.context").first
+    excerpt.wait_for()
+    assert "本页目录" not in excerpt.inner_text(), "摘要里混进了页首的目录"
+    page.locator("ul.search > li > a").first.click()
+    mark = page.locator("article span.highlighted").first
+    mark.wait_for()
+    page.wait_for_timeout(600)
+    assert mark.inner_text() == "半衰期"
+    box = mark.bounding_box()
+    assert 0 < box["y"] < 900, f"搜到的词不在屏幕里：{box}"
     context.close()
 
 
@@ -263,4 +315,55 @@ def test_folded_answers_open(browser, site_url):
             assert ("toggle-hidden" in (box.get_attribute("class") or "")) != hidden, f"{name} 的折叠框点不开"
             opened += 1
     assert opened > 0, "全书没有一个折叠的解答"
+    context.close()
+
+
+def test_phone_contents_close_when_a_section_is_chosen(browser, site_url):
+    context, problems = open_context(browser, site_url, width=390)
+    page = context.new_page()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    page.locator(".sidebar-toggle.secondary-toggle").click()
+    dialog = page.locator("#pst-secondary-sidebar-modal")
+    assert dialog.evaluate("d => d.open"), "本页目录没有打开"
+    link = dialog.locator("a[href^='#']").nth(3)
+    target = link.get_attribute("href")
+    link.click()
+    page.wait_for_timeout(400)
+    assert not dialog.evaluate("d => d.open"), "点了条目，本页目录还挡着"
+    top = page.evaluate("id => document.querySelector(id).getBoundingClientRect().top", target)
+    assert -20 < top < 300, f"没有滚到那一节：离屏幕上沿 {top}"
+    assert not problems, problems
+    context.close()
+
+
+def test_only_one_player_sounds_at_a_time(browser, site_url):
+    context, _ = open_context(browser, site_url)
+    page = context.new_page()
+    page.goto(f"{site_url}index.html", wait_until="load")
+    playing = page.evaluate(
+        """async () => {
+             const [a, b] = document.querySelectorAll("audio");
+             a.muted = b.muted = true;
+             await a.play(); await b.play();
+             await new Promise(done => setTimeout(done, 200));
+             return [a.paused, b.paused]; }"""
+    )
+    assert playing == [True, False], "点了第二段，第一段还在放"
+    context.close()
+
+
+def test_copied_commands_are_whole(browser, site_url):
+    """一条命令分几行写，复制出来也是几行。"""
+    context, _ = open_context(browser, site_url)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{site_url}chapters/own_data.html", wait_until="load")
+    block = page.locator("div.highlight", has=page.locator("pre", has_text="--init")).first
+    block.hover()
+    block.locator("button.copybtn").click()
+    page.wait_for_timeout(300)
+    copied = page.evaluate("() => navigator.clipboard.readText()")
+    shown = [line.strip() for line in block.locator("pre").inner_text().splitlines() if line.strip()]
+    wanted = [line.removeprefix("$ ").strip() for line in shown]
+    assert [line.strip() for line in copied.splitlines() if line.strip()] == wanted, copied
     context.close()
