@@ -176,7 +176,7 @@ def _walk(param: NcnnParam, file, length, bin_path) -> Iterator[tuple[NcnnLayer,
         if layer.type not in _BLOCKS:
             raise ValueError(
                 f"{param.path}：第 {layer.line} 行的 {layer.type} 层存了哪些权重，本书的读取程序不知道，"
-                "无法定位它后面的权重；请换用只含 LSTM、全连接与卷积的模型"
+                "无法定位它后面的权重；请换用只含 LSTM、线性层与卷积的模型"
             )
         for label, count, flagged in _BLOCKS[layer.type](layer):
             if not isinstance(count, int) or count <= 0:

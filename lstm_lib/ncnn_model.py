@@ -120,6 +120,7 @@ class NcnnRunner:
 
     先用 ``bin_layout`` 查过两个文件（ncnn 自己遇到坏文件会崩溃或只在屏幕上抱怨），再交给 ncnn。
     ``fp16`` 打开 ncnn 的半精度存储与运算（ncnn 的默认）；只在支持的 CPU（如 ARMv8.2）上起作用。
+    直接送进 LSTM 的输入，每次运行前都查形状：ncnn 不查，宽不对就读到数组外面去。
     """
 
     def __init__(self, param_path, bin_path, *, num_threads: int = 1, fp16: bool = False):
@@ -132,6 +133,7 @@ class NcnnRunner:
         self.outputs = sorted(
             blob for layer in param.layers if layer.type != "Input" for blob in layer.tops if blob not in used
         )
+        self._shapes = _lstm_inputs(param)
         self._mat = ncnn.Mat
         self.net = ncnn.Net()
         option = self.net.opt
@@ -143,16 +145,18 @@ class NcnnRunner:
     def __call__(self, *arrays):
         """按输入的次序给数组，按名字排序（out0、out1……）返回输出；只有一个输出时直接返回它。
 
-        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。
+        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型，
+        这里会转成连续的 float32。个数、类型或 LSTM 输入的形状不对时报 ``ValueError``。
         """
         if len(arrays) != len(self.inputs):
             names = "、".join(self.inputs)
             raise ValueError(f"这个模型有 {len(self.inputs)} 个输入（{names}），给了 {len(arrays)} 个")
-        # Mat 只借用数组的内存，且不认跨步与其他类型：转成连续的 float32，并一直留到算完
-        held = [np.ascontiguousarray(array, np.float32) for array in arrays]
+        # Mat 不认跨步与其他类型，先转成连续的 float32；clone 让它有自己的内存：
+        # 只借用数组的 Mat，第一层若是就地改写的（如 Sigmoid），ncnn 会崩溃
+        held = [self._checked(*pair) for pair in zip(self.inputs, arrays, strict=True)]
         extractor = self.net.create_extractor()
         for name, array in zip(self.inputs, held, strict=True):
-            extractor.input(name, self._mat(array))
+            extractor.input(name, self._mat(array).clone())
         results = []
         for name in self.outputs:
             code, mat = extractor.extract(name)
@@ -162,6 +166,43 @@ class NcnnRunner:
                 )
             results.append(np.array(mat))  # 复制一份，不借用 ncnn 的内存
         return results[0] if len(results) == 1 else tuple(results)
+
+    def _checked(self, name, array):
+        """连续的 float32；形状不合 LSTM 的要求就报错，免得 ncnn 越界读写、连累整个进程。"""
+        array = np.asarray(array)
+        if array.dtype.kind not in "fiub":
+            hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""
+            raise ValueError(f"输入 {name} 应是实数（float32），得到 {array.dtype}{hint}")
+        if name in self._shapes:
+            rows, width = self._shapes[name]
+            wanted, hint = f"({rows or 'T'}, {width})", ""
+            if array.ndim != 2:
+                hint = "ncnn 没有批这一维，要先去掉" if array.ndim > 2 else "一帧也要写成二维，如 frame[None]"
+            elif array.shape[1] != width:
+                hint = f"最后一维应为 {width}" + ("，是不是转置了？" if len(array) == width else "")
+            elif not len(array) or (rows and len(array) != rows):
+                hint = f"第一维（方向数）应为 {rows}" if rows else "一帧也没有"
+            if hint:
+                raise ValueError(f"输入 {name} 的形状应为 {wanted}，得到 {array.shape}：{hint}")
+        return np.ascontiguousarray(array, np.float32)
+
+
+def _lstm_inputs(param):
+    """直接（或只隔着 Split）送进 LSTM 的输入：{名字: (行数, 宽)}，行数 None 是任意的帧数。"""
+    source, shapes = {}, {}  # 数据块 → 它原样来自哪个输入
+    for layer in param.layers:
+        if layer.type == "Input":
+            source[layer.tops[0]] = layer.tops[0]
+        elif layer.type == "Split":
+            source |= {top: source[layer.bottoms[0]] for top in layer.tops if layer.bottoms[0] in source}
+        elif layer.type == "LSTM":  # 各个数 bin_layout 已经查过
+            output, total = layer.params[0], layer.params[1]
+            hidden, both = layer.params.get(3, output), 2 if layer.params.get(2) == 2 else 1
+            wanted = (None, total // (4 * hidden * both)), (both, output), (both, hidden)
+            for blob, shape in zip(layer.bottoms, wanted, strict=False):
+                if blob in source:
+                    shapes.setdefault(source[blob], shape)
+    return shapes
 
 
 def run_streaming(runner: NcnnRunner, frames, state):

@@ -1,5 +1,7 @@
 """ncnn：转换、运行、解析 .param 与 .bin；坏文件只会得到指明行或字节的错误，不崩溃也不吃内存。"""
 
+import subprocess
+import sys
 import tracemalloc
 
 import numpy as np
@@ -123,6 +125,72 @@ def test_runner_copes_with_strides_types_and_wrong_counts(converted):
     assert np.array_equal(runner(x.T.astype(np.float64)), expected)  # float64
     with pytest.raises(ValueError, match="1 个输入"):
         runner(x, x)
+
+
+WRONG_SHAPES = {  # 数组的形状 → 报错里应有的话；第一组送给 x → y，第二组送给 x、h、c → y、h、c
+    "full": {
+        ((20, 5),): "输入 in0 的形状应为 (T, 6)，得到 (20, 5)：最后一维应为 6",
+        ((6, 20),): "最后一维应为 6，是不是转置了？",
+        ((1, 20, 6),): "ncnn 没有批这一维",
+        ((6,),): "frame[None]",
+        ((0, 6),): "一帧也没有",
+    },
+    "state": {
+        ((1, 6), (2, 4), (2, 5)): "输入 in1 的形状应为 (2, 3)，得到 (2, 4)：最后一维应为 3",
+        ((1, 6), (2, 3), (2, 3)): "输入 in2 的形状应为 (2, 5)，得到 (2, 3)",
+        ((1, 6), (1, 3), (2, 5)): "第一维（方向数）应为 2",
+        ((1, 6), (2, 3), (0, 5)): "输入 in2 的形状应为 (2, 5)，得到 (0, 5)",
+    },
+}
+SCRIPT = """
+import sys
+import numpy as np
+from lstm_lib.ncnn_model import NcnnRunner
+runner = NcnnRunner(sys.argv[1], sys.argv[2])
+for shapes in eval(sys.argv[3]):
+    try:
+        runner(*(np.zeros(shape, np.float32) for shape in shapes))
+    except ValueError as error:
+        print(error, flush=True)
+    else:
+        print("没有报错", flush=True)
+"""
+
+
+def test_wrong_shapes_are_refused_before_ncnn_reads_past_them(converted, tmp_path):
+    """在子进程里试：ncnn 自己不查状态的宽，越界会让整个进程死掉，不留一句话。"""
+    net = Net(bidirectional=True, proj_size=3).eval()
+    state = (torch.rand(2, 1, 3), torch.rand(2, 1, 5))
+    stateful = ncnn_model.convert(
+        onnx_graph.with_state(net), tmp_path / "s", inputs=(torch.rand(1, 10, 6), *state)
+    )
+    for title, model in (("full", converted[1]), ("state", stateful)):
+        cases = WRONG_SHAPES[title]
+        command = [sys.executable, "-c", SCRIPT, str(model.param), str(model.bin), repr(list(cases))]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, f"{title}：子进程的返回码是 {result.returncode}\n{result.stderr}"
+        said = result.stdout.splitlines()
+        assert len(said) == len(cases), f"{title}：{said}"
+        for message, (shapes, wanted) in zip(said, cases.items(), strict=True):
+            assert wanted in message, f"{shapes}：应说“{wanted}”，说的是“{message}”"
+
+
+def test_only_inputs_that_reach_an_lstm_are_checked(tmp_path):
+    """送进 LSTM 之前隔着 Split 的也查；没有 LSTM 的模型，任何形状都放行。"""
+    weights = np.zeros(3 + 120 + 20 + 100, np.float32).tobytes()  # 每块前有 4 字节的标志 0
+    split = GOOD.replace("3 3", "4 5").replace("LSTM l 1 1 in0 1", "Split s0 1 2 in0 a b\nLSTM l 1 1 a 1")
+    (tmp_path / "split.param").write_text(split)
+    (tmp_path / "split.bin").write_bytes(weights)
+    runner = ncnn_model.NcnnRunner(tmp_path / "split.param", tmp_path / "split.bin")
+    with pytest.raises(ValueError, match="最后一维应为 6"):
+        runner(np.zeros((4, 7), np.float32))
+    assert [y.shape for y in runner(np.zeros((4, 6), np.float32))] == [(4, 6), (4, 5)]
+    (tmp_path / "plain.param").write_text("7767517\n2 2\nInput in0 0 1 in0\nSigmoid s 1 1 in0 out0\n")
+    (tmp_path / "plain.bin").write_bytes(b"")
+    plain = ncnn_model.NcnnRunner(tmp_path / "plain.param", tmp_path / "plain.bin")
+    assert plain(np.zeros((2, 3, 4), np.float32)).shape == (2, 3, 4)
+    with pytest.raises(ValueError, match="复数的谱要先取幅度"):
+        plain(np.zeros((2, 3), complex))
 
 
 def test_conversion_errors_name_the_file(tmp_path):
