@@ -95,12 +95,15 @@ def _style(*parts):
     return f' style="{"; ".join(parts)}"' if parts else ""
 
 
-def _width(text):
+def display_width(text: str) -> int:
+    """等宽字体里占几格：汉字两格，其余一格。"""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
 def _cell(value, text, align):
     code = isinstance(value, Code)
-    nowrap = "white-space: nowrap" if align or _width(text) <= (_SHORT_CODE if code else _SHORT) else ""
+    nowrap = (
+        "white-space: nowrap" if align or display_width(text) <= (_SHORT_CODE if code else _SHORT) else ""
+    )
     inside = f"<code>{html.escape(text)}</code>" if code else html.escape(text)
     return f"<td{_style(align, nowrap)}>{inside}</td>"

@@ -203,7 +203,8 @@ def test_bad_input_is_one_clear_line_and_leaves_the_old_output(run, tmp_path, na
     [
         ("b.xyz", "扩展名"),
         ("b", "扩展名"),
-        ("文件夹.wav", "文件夹"),
+        ("文件夹.wav", "文件夹.wav/增强.wav"),
+        ("x", "已有的文件夹；请给出文件名，例如 x/增强.wav"),
         ("a.wav/b.wav", "不是文件夹"),
         ("a.wav", "同一个文件"),
         ("./x/../a.wav", "同一个文件"),
@@ -242,6 +243,16 @@ def test_output_folder_is_made_and_symlink_is_followed(run, tmp_path):
     assert (tmp_path / "链接.wav").is_symlink() and (tmp_path / "真的.wav").stat().st_size > 1000
     assert run("a.wav", "新/文件夹/b.wav")[0] == 0
     assert soundfile.info("新/文件夹/b.wav").frames == 1000
+
+
+def test_failure_leaves_no_new_folders(run, tmp_path):
+    make_nan(tmp_path / "坏数.wav")
+    (tmp_path / "旧").mkdir()
+    assert run("坏数.wav", "新/更新/b.wav", "-q")[0] == 1
+    assert run("坏数.wav", "旧/新/b.wav", "-q")[0] == 1
+    soundfile.write("a.wav", noise(1000), 16000)
+    assert run("a.wav", f"新/{'长' * 100}/b.wav")[0] == 1  # 第二层建不出来
+    assert sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")) == ["a.wav", "坏数.wav", "旧"]
 
 
 def test_truncated_wav_is_reported(run, tmp_path):
@@ -287,12 +298,20 @@ def test_wrong_command_line(capsys):
         assert "错误：" in err and "required" not in err and "invalid" not in err
 
 
+def test_unknown_option_shows_the_usage_of_the_subcommand(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["enhance", "a.wav", "b.wav", "--bogus"])
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert "lstm_lib enhance" in err and "不认识的参数：--bogus" in err and "enhance --help" in err
+
+
 def test_help_is_chinese(capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["enhance", "--help"])
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    assert "退出码" in out and "例子" in out and "usage" not in out
+    assert "退出码" in out and "例子" in out and "usage" not in out and "文件夹会建好" in out
 
 
 def long_file(path, seconds, rate=16000):

@@ -1,6 +1,7 @@
 """evaluate 与 export 两个命令：在随机权重的网络与很小的文件夹上。"""
 
 import csv
+import errno
 import sys
 
 import numpy as np
@@ -158,6 +159,36 @@ def test_evaluate_errors(folders, tmp_path, monkeypatch, capsys, arguments, word
     assert words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [(".", "已有的文件夹"), ("a.txt/b.csv", "不是文件夹"), ("长" * 100 + ".csv", "名字太长")],
+)
+def test_csv_that_cannot_be_written_is_refused_before_any_work(
+    folders, tmp_path, monkeypatch, capsys, target, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("没有先查文件名就开始打分了"))
+    assert run("evaluate", "--paired", folders / "clean", folders / "noisy", "--csv", target) == 1
+    err = capsys.readouterr().err
+    assert f"--csv {target}" in err and words in err
+
+
+def test_csv_that_fails_late_is_named_as_given(folders, model, tmp_path, monkeypatch, capsys):
+    """打完分才写不了（如磁盘满）：说使用者给的名字，不说临时文件。"""
+    monkeypatch.chdir(tmp_path)
+
+    def full(path, scores):
+        raise OSError(errno.ENOSPC, "No space left", ".得分-x1y2z3.csv")
+
+    monkeypatch.setattr(evaluation, "write_csv", full)
+    pair = ["--paired", folders / "clean", folders / "noisy", "--model", model, "--no-pesq"]
+    assert run("evaluate", *pair, "--csv", "得分.csv") == 1
+    streams = capsys.readouterr()
+    assert "--csv 得分.csv 写不了：磁盘满了" in streams.err and "x1y2z3" not in streams.err
+    assert "理想掩蔽" in streams.out, "分已经打好，表应当照样给出"
+
+
 # ---- export ----
 
 
@@ -173,15 +204,15 @@ def test_exports_agree_with_torch(tmp_path, repaired, capsys):
     network = irm.IRMNetwork(repaired=repaired).eval()
     irm.save(network, tmp_path / "best.safetensors")
     x, mask = reference(network, 23)
-    for to in ("onnx", "ncnn", "bin"):
-        assert run("export", tmp_path, "--to", to, "--out", tmp_path / "out" / f"m.{to}") == 0
+    for to, name in (("onnx", "m.onnx"), ("ncnn", "m.ncnn"), ("bin", "m.lstm")):
+        assert run("export", tmp_path, "--to", to, "--out", tmp_path / "out" / name) == 0
     assert "最大差" in capsys.readouterr().out
     onnx_mask = onnx_graph.run(tmp_path / "out" / "m.onnx", x[None])[0][0]
     assert np.abs(onnx_mask - mask).max() < 1e-5
     assert set(onnx_graph.operator_counts(tmp_path / "out" / "m.onnx")) >= {"LSTM", "Sigmoid"}
     runner = NcnnRunner(tmp_path / "out" / "m.ncnn.param", tmp_path / "out" / "m.ncnn.bin")
     assert np.abs(runner(x) - mask).max() < 1e-5
-    lstm = LSTM.load(tmp_path / "out" / "m.bin")
+    lstm = LSTM.load(tmp_path / "out" / "m.lstm")
     hidden = network.mask(torch.from_numpy(x)[None])[0][0].detach().numpy()
     assert np.abs(lstm(x[None])[0][0] - hidden).max() < 1e-5
     assert (tmp_path / "out" / "m.head.bin").exists() == repaired
@@ -235,7 +266,44 @@ def test_export_reads_training_checkpoints(network, tmp_path):
     state = {"epoch": 1, "settings": {"repaired": True}, "network": network.state_dict()}
     checkpoint.save(tmp_path, state)
     assert run("export", tmp_path / "last.pt", "--to", "bin", "--out", tmp_path / "m") == 0
-    assert (tmp_path / "m.bin").exists()
+    assert (tmp_path / "m.lstm").exists()
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_bin_and_ncnn_share_a_folder(network, model, tmp_path, monkeypatch, capsys):
+    """默认名字不相撞；指明 .bin 会盖掉 ncnn 的权重时拒绝，什么也不动。"""
+    monkeypatch.chdir(tmp_path)
+    x, mask = reference(network, 5)
+    assert run("export", model, "--to", "ncnn") == 0
+    assert run("export", model, "--to", "bin") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"irm.param", "irm.bin", "irm.lstm", "irm.head.bin"}
+    assert np.abs(NcnnRunner("irm.param", "irm.bin")(x) - mask).max() < 1e-5
+    LSTM.load("irm.lstm")
+    before = contents(tmp_path)
+    capsys.readouterr()
+    assert run("export", model, "--to", "bin", "--out", "irm.bin") == 1
+    err = capsys.readouterr().err
+    assert "irm.param 的权重" in err and ".lstm" in err
+    (tmp_path / "x.head.param").touch()  # 线性层那个 .bin 也不许盖
+    assert run("export", model, "--to", "bin", "--out", "x") == 1
+    (tmp_path / "x.head.param").unlink()
+    assert contents(tmp_path) == before, "拒绝时不该动任何文件"
+    assert run("export", model, "--to", "ncnn") == 0, "ncnn 盖掉自己的旧模型是应当的"
+
+
+def test_explicit_bin_name_is_kept(model, tmp_path):
+    assert run("export", model, "--to", "bin", "--out", tmp_path / "m.bin") == 0
+    assert {p.name for p in tmp_path.iterdir()} == {"m.bin", "m.head.bin"}
+    LSTM.load(tmp_path / "m.bin")
+
+
+def test_export_over_a_folder_names_it(model, tmp_path, capsys):
+    (tmp_path / "m.lstm").mkdir()
+    assert run("export", model, "--to", "bin", "--out", tmp_path / "m") == 1
+    assert "m.lstm 是一个已有的文件夹" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

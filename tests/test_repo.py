@@ -57,6 +57,109 @@ def test_readme_names_only_existing_tools():
     assert not missing, f"自述提到的子命令不存在：{missing}"
 
 
+TOOLS = [p.name for p in sorted((ROOT / "tools").glob("*.py")) if "__main__" in p.read_text(encoding="utf-8")]
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """工具会读写的文件的副本：真跑起来也弄不坏仓库。"""
+    folder = tmp_path_factory.mktemp("副本")
+    for pattern in ("tools/*.py", "chapters/*.ipynb", "*.yml", "requirements*"):
+        for path in ROOT.glob(pattern):
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+    return folder
+
+
+def run_tool(copy, name, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, str(copy / "tools" / name), *arguments],
+        cwd=copy,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_tool_help_is_chinese_and_does_nothing(copy, name):
+    before = contents(copy)
+    done = run_tool(copy, name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"用法：python tools/{name} "), done.stdout[:300]
+    assert "usage" not in done.stdout.lower() and "退出" in done.stdout
+    assert contents(copy) == before, f"{name} --help 改动了文件"
+    assert run_tool(copy, name, "--help", PYTHONIOENCODING="ascii").returncode == 0
+
+
+@pytest.mark.parametrize("name", [name for name in TOOLS if name != "quick_build.py"])
+def test_tool_refuses_unknown_options(copy, name):
+    before = contents(copy)
+    done = run_tool(copy, name, "--没有这个选项")
+    assert done.returncode == 2 and "错误：" in done.stderr and "Traceback" not in done.stderr
+    assert contents(copy) == before, f"{name} 遇到不认识的选项还动了文件"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["--repo", "-x", "仓库", "github.com/a/b", "https://", 'https://a/b"+x+"', "https://a/b\nc", ""],
+)
+def test_setup_cells_refuse_a_bad_address(copy, address):
+    before = contents(copy)
+    done = run_tool(copy, "colab_cells.py", address)
+    assert done.returncode == 2 and "错误：" in done.stderr and "Traceback" not in done.stderr
+    assert contents(copy) == before, f"不是网址的 {address!r} 被写进了笔记本"
+
+
+def test_setup_cells_take_an_address(copy, tmp_path):
+    folder = shutil.copytree(copy, tmp_path / "另一份")
+    address = "https://github.com/some-one/lstm_book.git"
+    done = run_tool(folder, "colab_cells.py", address)
+    assert done.returncode == 0, done.stderr
+    for path in (folder / "chapters").glob("*.ipynb"):
+        assert f'repository = \\"{address}\\"' in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.parametrize("name", ["screenshots.py", "page_weights.py", "check_links.py", "make_pdf.py"])
+def test_tools_say_when_the_site_is_not_built(copy, tmp_path, name):
+    if name in ("screenshots.py", "make_pdf.py") and shutil.which("chromium") is None:
+        pytest.skip("没有 Chromium：这两个工具先报这件事")
+    before = contents(copy)
+    done = run_tool(copy, name, "--site", str(tmp_path))
+    assert done.returncode == 1 and "没有 index.html" in done.stderr, done.stdout + done.stderr
+    assert contents(copy) == before, f"{name} 在没有网站时还写了文件"
+
+
+def test_links_from_the_root_are_only_for_the_404_page(tmp_path):
+    """别的页写 ``/`` 开头的地址，网站一放进子路径就坏了。"""
+    from check_links import check_internal
+
+    (tmp_path / "index.html").write_text('<a href="/">首页</a>', encoding="utf-8")
+    (tmp_path / "404.html").write_text('<a href="/">首页</a><a href="/无.html">x</a>', encoding="utf-8")
+    broken, _ = check_internal(tmp_path)
+    assert sorted(line.split("：")[0] for line in broken) == ["404.html", "index.html"], broken
+    assert any("无.html" in line for line in broken)
+
+
+def test_screenshots_refuse_pages_that_do_not_exist(copy, tmp_path):
+    if shutil.which("chromium") is None:
+        pytest.skip("没有 Chromium：先报这件事")
+    (tmp_path / "index.html").touch()
+    done = run_tool(
+        copy, "screenshots.py", "--site", str(tmp_path), "--out", str(tmp_path / "o"), "index", "无"
+    )
+    assert done.returncode == 1 and "没有这些页：无" in done.stderr and not (tmp_path / "o").exists()
+    for option in (["--widths", "宽"], ["--themes", "light,red"]):
+        assert run_tool(copy, "screenshots.py", *option).returncode == 2
+
+
 def test_licences_are_there():
     text = read("LICENSE")
     assert "MIT License" in text and "CC BY 4.0" in text

@@ -1,15 +1,17 @@
-"""检查链接：站内的链接与锚点（总是），站外的链接（``--external``，每周的工作流用）。
+"""检查建好的网站里的链接：站内的链接与锚点总是查，站外的用 --external 才查。
 
-用法：python tools/check_links.py [--site _build/html] [--external]
+有坏链接就列出来，以 1 退出。
 """
 
-import argparse
 import concurrent.futures
+import sys
 import urllib.error
 import urllib.request
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
+
+from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIP_FOLDERS = {"_static", "_sources", "netron"}
@@ -50,6 +52,8 @@ def check_internal(site: Path) -> tuple[list[str], set[str]]:
         for address in page.links:
             plain, fragment = urldefrag(address)
             target = (path.parent / unquote(plain.split("?")[0])).resolve() if plain else path
+            if plain.startswith("/") and name == Path("404.html"):
+                target = (site / unquote(plain).lstrip("/")).resolve()  # 404 页在哪一层都会出现，只好从根写起
             if target.is_dir():
                 target = target / "index.html"
             if not target.is_file():
@@ -72,12 +76,19 @@ def check_external(address: str) -> str | None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ChineseParser(prog="python tools/check_links.py", description=__doc__)
+    parser.add_argument(
+        "--site",
+        metavar="文件夹",
+        default=ROOT / "_build" / "html",
+        type=Path,
+        help="建好的网站（默认 _build/html）",
     )
-    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
-    parser.add_argument("--external", action="store_true")
+    parser.add_argument("--external", action="store_true", help="站外的链接也查，要联网（每周的工作流用）")
     args = parser.parse_args()
+    if not (args.site / "index.html").is_file():
+        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
+        return 1
     broken, external = check_internal(args.site)
     if args.external:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

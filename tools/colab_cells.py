@@ -1,10 +1,10 @@
 """给每一章放好准备单元格：在 Colab 里装上缺的程序包，本机什么也不做。
 
-用法：python tools/colab_cells.py [仓库地址]
-
-仓库地址取自命令行，或 _config.yml 的 repository.url；已有的准备单元格就地更新。改了地址之后要重跑一次并提交。
+已有的准备单元格就地更新。改了地址之后要重跑一次并提交。
 """
 
+import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import nbformat
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +56,20 @@ def place(notebook, source) -> bool:
     return True
 
 
+def address(text: str) -> str:
+    """核对仓库地址：它要写进每一章的代码里。"""
+    if not re.fullmatch(r"https?://[\w.-]+(:\d+)?/[\w./~+%@-]+", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"要的是 http:// 或 https:// 开头的仓库地址，不能是 {text!r}")
+    return text
+
+
 def main() -> int:
-    source = setup_source(ROOT, sys.argv[1] if len(sys.argv) > 1 else None)
+    parser = ChineseParser(prog="python tools/colab_cells.py", description=__doc__)
+    parser.add_argument(
+        "repository", metavar="仓库地址", nargs="?", type=address,
+        help="如 https://github.com/名字/仓库；不给就用 _config.yml 的 repository.url",
+    )  # fmt: skip
+    source = setup_source(ROOT, parser.parse_args().repository)
     for path in sorted((ROOT / "chapters").glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
         if place(notebook, source):

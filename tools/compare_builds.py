@@ -1,16 +1,15 @@
 """比较两次建书执行出来的笔记本：除了标着 timing 的单元格（打印计时的），输出应当逐字相同。
 
-用法：python tools/compare_builds.py 第一次的目录 第二次的目录
-目录是 _build/jupyter_execute；有不同就列出来，以 1 退出。
+有不同就列出来，以 1 退出。
 """
 
-import argparse
 import difflib
 import json
 import re
 from pathlib import Path
 
-RAW = argparse.RawDescriptionHelpFormatter
+from lstm_lib.cli import ChineseParser
+
 IGNORED_TAGS = {"timing"}
 # 与内容无关、每次不同的东西：对象地址、随机的界面编号
 NOISE = [
@@ -65,9 +64,9 @@ def compare(first: dict, second: dict) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
-    parser.add_argument("first", type=Path)
-    parser.add_argument("second", type=Path)
+    parser = ChineseParser(prog="python tools/compare_builds.py", description=__doc__)
+    parser.add_argument("first", metavar="第一次", type=Path, help="第一次建书的 _build/jupyter_execute")
+    parser.add_argument("second", metavar="第二次", type=Path, help="第二次建书的 _build/jupyter_execute")
     args = parser.parse_args()
     names = [sorted(p.relative_to(d) for p in d.rglob("*.ipynb")) for d in (args.first, args.second)]
     if names[0] != names[1] or not names[0]:

@@ -1,6 +1,6 @@
 """把当前环境里各依赖的确切版本写进 requirements.lock。
 
-用法：在一个刚用 requirements-dev.txt 装好的虚拟环境里运行 python tools/lock.py
+请在一个刚用 requirements-dev.txt 装好的虚拟环境里运行。
 只写 requirements.txt 与 requirements-dev.txt 直接或间接用到的包，环境里别的东西不写。
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,6 +52,7 @@ def closure(wanted) -> dict[str, str]:
 
 
 def main() -> int:
+    ChineseParser(prog="python tools/lock.py", description=__doc__).parse_args()
     try:
         versions = closure(direct_requirements())
     except importlib.metadata.PackageNotFoundError as error:

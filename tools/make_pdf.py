@@ -1,9 +1,5 @@
-"""把建好的网站印成一本 PDF：逐页用 Chromium 打印，合并，配书签、页码，跨页链接改指书内。
+"""把建好的网站印成一本 PDF：逐页用 Chromium 打印，合并，配书签、页码，跨页链接改指书内。"""
 
-用法：python tools/make_pdf.py [--site _build/html] [--out _build/pdf/lstm.pdf]
-"""
-
-import argparse
 import io
 import sys
 from pathlib import Path
@@ -12,6 +8,7 @@ from urllib.parse import unquote, urldefrag
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
 
+from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,11 +115,18 @@ def bind(printed, numbers, base, title):
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ChineseParser(prog="python tools/make_pdf.py", description=__doc__)
+    parser.add_argument(
+        "--site",
+        metavar="文件夹",
+        default=ROOT / "_build" / "html",
+        type=Path,
+        help="建好的网站（默认 _build/html）",
     )
-    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
-    parser.add_argument("--out", default=ROOT / "_build" / "pdf" / "lstm.pdf", type=Path)
+    parser.add_argument(
+        "--out", metavar="文件", default=ROOT / "_build" / "pdf" / "lstm.pdf", type=Path,
+        help="成品（默认 _build/pdf/lstm.pdf）",
+    )  # fmt: skip
     args = parser.parse_args()
     browser_path = find_chromium()
     if not browser_path:

@@ -1,11 +1,10 @@
 """变异测试：把 lstm.py 与 layouts.py 里的代码逐处改坏，看测试能不能发现。
 
-用法：``python tools/mutation.py [名字的通配符…]``，例如 ``python tools/mutation.py 'lstm_lib.layouts.*'``。
-在临时目录里用 mutmut 运行，不动本目录；结束时打印杀死的比例，并列出幸存者与各自的改动。
-``--keep 目录`` 把临时目录留在指定的地方，以便分几次跑（已有结果的不再重跑）。
+在临时目录里用 mutmut 运行，不动本目录；结束时打印发现的比例，并列出没被发现的改动；发现的不到九成就以 1 退出。
+例如：python tools/mutation.py 'lstm_lib.layouts.*'
 """
 
-import argparse
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -13,6 +12,8 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+
+from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
 MUTATED = ("lstm_lib/layouts.py", "lstm_lib/lstm.py")
@@ -66,14 +67,19 @@ def report(folder: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ChineseParser(prog="python tools/mutation.py", description=__doc__)
+    parser.add_argument("names", metavar="通配符", nargs="*", help="只跑名字相符的改动；不给就全跑")
+    parser.add_argument(
+        "--keep", metavar="文件夹", type=Path, help="临时目录放在这里并保留，以便分几次跑：已有结果的不再重跑"
     )
-    parser.add_argument("names", nargs="*", help="只跑名字与这些通配符相符的改动")
-    parser.add_argument("--keep", type=Path, help="临时目录放在这里并保留")
-    parser.add_argument("--jobs", type=int, default=1, help="同时跑几个")
+    parser.add_argument("--jobs", metavar="个数", type=int, default=1, help="同时跑几个（默认 1）")
     parser.add_argument("--report-only", action="store_true", help="不跑，只汇总 --keep 里已有的结果")
     arguments = parser.parse_args()
+    if arguments.report_only and not arguments.keep:
+        parser.error("--report-only 要与 --keep 一起用")
+    if importlib.util.find_spec("mutmut") is None:
+        print("错误：没有装 mutmut；先运行 pip install mutmut", file=sys.stderr)
+        return 1
     folder = arguments.keep or Path(tempfile.mkdtemp())
     if not (folder / "setup.cfg").exists():
         folder.mkdir(parents=True, exist_ok=True)

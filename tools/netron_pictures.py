@@ -1,7 +1,6 @@
-"""用 Netron 自己画出书中的计算图：img/netron_*.svg。
+"""用 Netron 自己画出书中的计算图 netron_*.svg。
 
-用法：``python tools/netron_pictures.py [输出文件夹]``。需要 playwright 与系统里的 Chromium；全程不联网。
-图由 Netron 的“导出 SVG”写出，这里只换颜色（跟随页面明暗）与字体，不改图形。
+需要 playwright 与系统里的 Chromium；全程不联网。图由 Netron 的“导出 SVG”写出，这里只换颜色（跟随页面明暗）与字体，不改图形。
 """
 
 import html
@@ -14,19 +13,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from site_server import BROWSER_ARGS, find_chromium, serve
 
 from lstm_lib import netron_page
+from lstm_lib.cli import ChineseParser
 from lstm_lib.figures import svg
 from lstm_lib.files import atomic_path
 
+ROOT = Path(__file__).resolve().parent.parent
 SCALE = 1.25  # 放大显示：Netron 的小字只有 9 像素
 
 
-def draw(folder) -> list[Path]:
-    """画出 ``netron_page.MODELS`` 的每个模型，返回 SVG 的路径。"""
+def draw(folder, browser_path) -> list[Path]:
+    """画出 ``netron_page.MODELS`` 的每个模型，返回 SVG 的路径；``browser_path`` 是 Chromium 的路径。"""
     from playwright.sync_api import sync_playwright
 
-    browser_path = find_chromium()
-    if browser_path is None:
-        raise FileNotFoundError("找不到 Chromium；Debian 上用 apt-get install chromium 安装")
     written = []
     with tempfile.TemporaryDirectory() as site:
         netron_page.copy_site(site)
@@ -78,6 +76,20 @@ def restyle(text: str, title: str) -> str:
     return svg.standalone(f"{root}{body}</svg>")
 
 
-if __name__ == "__main__":
-    for path in draw(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "img"):
+def main() -> int:
+    parser = ChineseParser(prog="python tools/netron_pictures.py", description=__doc__)
+    parser.add_argument(
+        "folder", metavar="文件夹", nargs="?", default=ROOT / "img", help="写到哪里（默认 img）"
+    )
+    args = parser.parse_args()
+    browser_path = find_chromium()
+    if browser_path is None:
+        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
+        return 1
+    for path in draw(args.folder, browser_path):
         print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

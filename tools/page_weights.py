@@ -1,10 +1,8 @@
 """各页的重量：打开一页（不点播放、不开结构图）时经网络传多少，gzip 之后，单位 kB；装有 Chromium 时还量多久看得见字。
 
-用法：python tools/page_weights.py [--site _build/html]；有一页超过 1.5 MB 就以 1 退出。
-首次绘制用空缓存、从本机的服务器打开，取三次的中位数；时间只打印，不作判断。
+有一页超过 1.5 MB 就以 1 退出。首次绘制用空缓存、从本机的服务器打开，取三次的中位数；时间只打印，不作判断。
 """
 
-import argparse
 import gzip
 import re
 import statistics
@@ -14,6 +12,8 @@ from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from site_server import BROWSER_ARGS, COMPRESSIBLE, find_chromium, pages_in_order, serve
+
+from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1_500_000  # 字节
@@ -74,11 +74,18 @@ def first_paint(site: Path, names: list[str], repeats: int = 3) -> dict[str, flo
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ChineseParser(prog="python tools/page_weights.py", description=__doc__)
+    parser.add_argument(
+        "--site",
+        metavar="文件夹",
+        default=ROOT / "_build" / "html",
+        type=Path,
+        help="建好的网站（默认 _build/html）",
     )
-    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
     args = parser.parse_args()
+    if not (args.site / "index.html").is_file():
+        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
+        return 1
     heavy, names = 0, pages_in_order(ROOT)
     paint = first_paint(args.site, names)
     print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）{'首次绘制':>6}（毫秒）")

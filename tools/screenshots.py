@@ -1,7 +1,4 @@
-"""给每一页拍照：1440 与 390 像素宽，浅色与深色主题。
-
-用法：python tools/screenshots.py [--site _build/html] [--out _build/screenshots] [页名 …]
-"""
+"""给建好的网站逐页拍照：各种窗口宽度，浅色与深色主题。"""
 
 import argparse
 import sys
@@ -10,31 +7,68 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
 
+from lstm_lib.cli import ChineseParser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def widths(text: str) -> list[int]:
+    values = text.split(",")
+    if not all(value.isdecimal() and int(value) > 0 for value in values):
+        raise argparse.ArgumentTypeError(f"要逗号分开的正整数，不能是 {text!r}")
+    return [int(value) for value in values]
+
+
+def themes(text: str) -> list[str]:
+    if not set(text.split(",")) <= {"light", "dark"}:
+        raise argparse.ArgumentTypeError(f"只有 light 与 dark，不能是 {text!r}")
+    return text.split(",")
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = ChineseParser(prog="python tools/screenshots.py", description=__doc__)
+    parser.add_argument(
+        "--site",
+        metavar="文件夹",
+        default=ROOT / "_build" / "html",
+        type=Path,
+        help="建好的网站（默认 _build/html）",
     )
-    parser.add_argument("--site", default=ROOT / "_build" / "html", type=Path)
-    parser.add_argument("--out", default=ROOT / "_build" / "screenshots", type=Path)
-    parser.add_argument("--widths", default="1440,390")
-    parser.add_argument("--themes", default="light,dark")
-    parser.add_argument("pages", nargs="*")
+    parser.add_argument(
+        "--out", metavar="文件夹", default=ROOT / "_build" / "screenshots", type=Path,
+        help="照片放在哪里（默认 _build/screenshots）",
+    )  # fmt: skip
+    parser.add_argument(
+        "--widths",
+        metavar="像素",
+        type=widths,
+        default="1440,390",
+        help="窗口宽度，逗号分开（默认 1440,390）",
+    )
+    parser.add_argument(
+        "--themes", metavar="主题", type=themes, default="light,dark", help="逗号分开（默认 light,dark）"
+    )
+    parser.add_argument("pages", metavar="页名", nargs="*", help="如 chapters/gates；不给就拍全部")
     args = parser.parse_args()
     browser_path = find_chromium()
     if not browser_path:
         print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
         return 1
+    if not (args.site / "index.html").is_file():
+        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
+        return 1
+    pages = args.pages or [*pages_in_order(ROOT), "search"]
+    missing = [name for name in pages if not (args.site / f"{name}.html").is_file()]
+    if missing:
+        print(f"错误：{args.site} 里没有这些页：{'、'.join(missing)}", file=sys.stderr)
+        return 1
     from playwright.sync_api import sync_playwright
 
     args.out.mkdir(parents=True, exist_ok=True)
-    pages = args.pages or [*pages_in_order(ROOT), "search"]
     with serve(args.site) as base, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
-        for theme in args.themes.split(","):
-            for width in map(int, args.widths.split(",")):
+        for theme in args.themes:
+            for width in args.widths:
                 context = browser.new_context(viewport={"width": width, "height": 900})
                 context.add_init_script(
                     f"localStorage.setItem('mode','{theme}');localStorage.setItem('theme','{theme}')"

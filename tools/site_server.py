@@ -3,11 +3,13 @@
 import functools
 import gzip
 import http.server
-import shutil
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+from lstm_lib.cli.doctor import find_chromium
+
+__all__ = ["BROWSER_ARGS", "COMPRESSIBLE", "find_chromium", "pages_in_order", "serve"]
 COMPRESSIBLE = (".html", ".css", ".js", ".json", ".svg", ".txt", ".mjs", ".wasm", ".onnx", ".param", ".inv")
 BROWSER_ARGS = [
     "--no-sandbox",
@@ -15,11 +17,6 @@ BROWSER_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
-
-
-def find_chromium() -> str | None:
-    """系统里 Chromium（或 Chrome）的路径；没有时是 None。"""
-    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

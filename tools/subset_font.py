@@ -1,7 +1,6 @@
 """从 Noto Sans CJK SC 裁出插图用的字体：GB 2312 全部汉字与符号，加上西文、希腊字母、箭头与数学符号。
 
-用法：``python tools/subset_font.py [NotoSansCJK-Regular.ttc]``（Debian 的 fonts-noto-cjk 提供原字体）。
-结果写到 ``lstm_lib/fonts/LSTMBookSans-Regular.otf``。改名是为了不同读者机器上装的同名字体混淆：插图的字形
+结果写到 lstm_lib/fonts/LSTMBookSans-Regular.otf。改名是为了不与读者机器上装的同名字体混淆：插图的字形
 必须逐字节可重现。许可证是 SIL OFL 1.1，见同一目录的 OFL.txt。
 """
 
@@ -9,7 +8,9 @@ import sys
 from pathlib import Path
 
 from fontTools import subset
-from fontTools.ttLib import TTCollection
+from fontTools.ttLib import TTCollection, TTLibError
+
+from lstm_lib.cli import ChineseParser
 
 SOURCE = Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
 TARGET = Path(__file__).resolve().parents[1] / "lstm_lib" / "fonts" / "LSTMBookSans-Regular.otf"
@@ -52,10 +53,19 @@ def rename(font) -> None:
     top[0].FullName = top[0].FamilyName = FAMILY
 
 
-def main() -> None:
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else SOURCE
-    fonts = TTCollection(source).fonts
-    font = next(f for f in fonts if f["name"].getDebugName(1) == "Noto Sans CJK SC")
+def main() -> int:
+    parser = ChineseParser(prog="python tools/subset_font.py", description=__doc__)
+    parser.add_argument(
+        "source", metavar="原字体", nargs="?", type=Path, default=SOURCE,
+        help=f"NotoSansCJK-Regular.ttc，Debian 的 fonts-noto-cjk 提供（默认 {SOURCE}）",
+    )  # fmt: skip
+    source = parser.parse_args().source
+    try:
+        fonts = TTCollection(source).fonts
+        font = next(f for f in fonts if f["name"].getDebugName(1) == "Noto Sans CJK SC")
+    except (OSError, TTLibError, StopIteration):
+        print(f"错误：{source} 不是 Noto Sans CJK 的字体集；Debian 上安装 fonts-noto-cjk", file=sys.stderr)
+        return 1
     options = subset.Options(
         hinting=False, layout_features=["kern"], name_languages=[0x409], notdef_outline=True
     )
@@ -69,7 +79,8 @@ def main() -> None:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     font.save(TARGET)
     print(f"{TARGET.name}：{len(font.getBestCmap())} 个字符，{TARGET.stat().st_size / 1e6:.2f} MB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import pkgutil
 import re
 import sys
@@ -42,6 +43,20 @@ class ChineseParser(argparse.ArgumentParser):
         self._optionals.title = "选项"
         self.add_argument("-h", "--help", action="help", help="显示本帮助并退出")
 
+    def parse_known_args(self, args=None, namespace=None):
+        # 终端的编码写不出汉字时以问号代替，不因为一句帮助就崩溃
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        return super().parse_known_args(args, namespace)
+
+    def exit(self, status=0, message=None):
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            silence_stdout()
+        super().exit(status, message)
+
     def error(self, message):
         for pattern, chinese in ARGPARSE_MESSAGES:
             if re.fullmatch(pattern, message, re.DOTALL):
@@ -52,19 +67,59 @@ class ChineseParser(argparse.ArgumentParser):
 
 
 def main(argv=None) -> int:
-    """入口；返回退出码：0 成功，1 使用者能改正的错误，2 参数写错。"""
-    parser = ChineseParser(prog="python -m lstm_lib", description="《LSTM 实现与优化》的命令行工具")
-    subparsers = parser.add_subparsers(
-        dest="command", metavar="命令", required=True, parser_class=ChineseParser
-    )
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
-        importlib.import_module(f"{__name__}.{info.name}").add_parser(subparsers)
-    args = parser.parse_args(argv)
+    """入口；返回退出码：0 成功，1 使用者能改正的错误，2 参数写错，130 被中断，141 下游不读了。"""
     try:
-        return args.run(args) or 0
+        code = dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()  # 写不出去现在就知道，别等到解释器退出
+        return code
+    except BrokenPipeError:
+        if not reader_left():
+            raise
+        return 141
     except UserError as error:
+        if isinstance(error.__cause__, BrokenPipeError) and reader_left():
+            return 141
         print(f"错误：{error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("已中断。", file=sys.stderr)
         return 130
+
+
+def dispatch(argv) -> int:
+    """解析命令行，运行其中的子命令。"""
+    parser = ChineseParser(prog="python -m lstm_lib", description="《LSTM 实现与优化》的命令行工具")
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="命令", required=True, parser_class=ChineseParser
+    )
+    missing = {}
+    for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+        try:
+            importlib.import_module(f"{__name__}.{info.name}").add_parser(subparsers)
+        except ModuleNotFoundError as error:  # 依赖没有装全，doctor 也得能用
+            if (error.name or "lstm_lib").startswith("lstm_lib"):
+                raise
+            missing[info.name] = error.name
+    if argv and argv[0] in missing:
+        raise UserError(
+            f"{argv[0]} 要用的 {missing[argv[0]]} 没有安装；请运行 python -m lstm_lib doctor，看还缺什么。"
+        )
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # argparse 会让顶层来报，用法就不是这个子命令的了
+        subparsers.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    return args.run(args) or 0
+
+
+def reader_left() -> bool:
+    """标准输出接的是管道，而另一头（如 ``head``）已经不读了；是就改接空设备。"""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        silence_stdout()
+        return True
+    return False
+
+
+def silence_stdout() -> None:
+    """标准输出改接空设备：没写出去的留在缓冲里，解释器退出时还会再写一次。"""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

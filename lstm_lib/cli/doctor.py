@@ -12,12 +12,19 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_lib.files import cache_dir
+from lstm_lib.tables import display_width
 
 OK, WARN, FAIL = "正常", "提醒", "缺失"
 MINIMUM_PYTHON = (3, 11)
 DISK_GB = 2.0  # 语料、网络、编译器缓存与成书合计的大约用量
 MEMORY_GB = 3.0
+DESCRIPTION = f"""\
+检查这台机器能不能建书、跑笔记本：Python 与各个包的版本、导入、缓存目录、内存、C 编译器、浏览器。
+
+每项一行，开头是 [{OK}]、[{WARN}]（可以不理）或 [{FAIL}]（要先补上），后两种的下一行说怎么办。"""
+
+EPILOG = """\
+退出码：0 可以建书（也许有提醒）；1 有缺失；2 命令行写错；130 被 Ctrl-C 中断。"""
 
 
 @dataclass
@@ -101,7 +108,11 @@ def check_import(name: str) -> Finding | None:
     return Finding(FAIL, name, f"装了却导入不了：{last}", f"pip install --force-reinstall {name}")
 
 
-def check_cache() -> Finding:
+def check_cache() -> Finding | None:
+    try:
+        from lstm_lib.files import cache_dir
+    except ModuleNotFoundError:  # 少了哪个包，上面已经说了
+        return None
     try:
         folder = cache_dir()
         with tempfile.NamedTemporaryFile(dir=folder):
@@ -133,10 +144,15 @@ def check_compiler() -> Finding:
     return Finding(FAIL, "C 编译器", "没有", "pip install ziglang，或安装系统的 gcc、clang")
 
 
+def find_chromium() -> str | None:
+    """系统里 Chromium（或 Chrome）的路径；没有时是 None。"""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 def check_browser() -> Finding:
-    found = next((n for n in ("chromium", "chromium-browser", "google-chrome") if shutil.which(n)), None)
+    found = find_chromium()
     if found:
-        return Finding(OK, "浏览器", shutil.which(found))
+        return Finding(OK, "浏览器", found)
     return Finding(
         WARN, "浏览器", "没有 Chromium", "只有做 PDF、跑网页测试才用得着：apt-get install chromium"
     )
@@ -153,15 +169,17 @@ def diagnose() -> list[Finding]:
 
 
 def add_parser(subparsers):
-    parser = subparsers.add_parser("doctor", help="检查环境：缺什么、太旧的是什么、怎么补")
+    parser = subparsers.add_parser(
+        "doctor", help="检查环境：缺什么、太旧的是什么、怎么补", description=DESCRIPTION, epilog=EPILOG
+    )
     parser.set_defaults(run=run)
 
 
 def run(args) -> int:
     findings = diagnose()
-    width = max(len(item.subject) for item in findings)
+    column = max(display_width(item.subject) for item in findings)
     for item in findings:
-        print(f"[{item.level}] {item.subject:<{width}}  {item.detail}")
+        print(f"[{item.level}] {item.subject}{' ' * (column - display_width(item.subject))}  {item.detail}")
         if item.advice:
             print(f"       怎么办：{item.advice}")
     failed = sum(item.level == FAIL for item in findings)

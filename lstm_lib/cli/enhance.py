@@ -54,7 +54,7 @@ DESCRIPTION = """\
 输入：wav、flac、ogg 等，任意采样率、任意声道数、任意长度。网络在 16 kHz 上工作，别的采样率会先转换、
 做完再转回来（8 kHz 以上的成分因此没有了）；多声道逐个声道处理。输出与输入一样长，采样率、声道数不变，
 样点类型（16 位、24 位、浮点……）只要输出格式支持也不变。
-输出文件要么完整出现，要么不出现；中途按 Ctrl-C 或出错时，原来的同名文件原样不动。
+输出文件要么完整出现，要么不出现；中途按 Ctrl-C 或出错时，原来的同名文件原样不动，新建的文件夹也不留。
 
 没有 --model 时用本书自带语料训练的网络；第一次用时先训练一次（约两分钟），以后直接用缓存。"""
 
@@ -83,8 +83,9 @@ def add_parser(subparsers):
     )
     parser.add_argument("input", metavar="输入", help="带噪的声音文件")
     parser.add_argument(
-        "output", metavar="输出", help=f"增强后的文件，已存在则覆盖；格式由扩展名定：{' '.join(FORMATS)}"
-    )
+        "output", metavar="输出",
+        help=f"增强后的文件，已存在则覆盖，缺的文件夹会建好；格式由扩展名定：{' '.join(FORMATS)}",
+    )  # fmt: skip
     parser.add_argument(
         "--model", metavar="检查点", help="自己训练的网络：train 的输出文件夹或其中的检查点；默认用本书的网络"
     )
@@ -142,13 +143,13 @@ def run(args) -> int:
 
 def check_paths(source: Path, target: Path) -> None:
     """动手之前先把说得清的错都查出来。"""
-    if target.suffix.lower() not in FORMATS:
+    known = target.suffix.lower() in FORMATS
+    if target.is_dir():
+        example = target / f"增强{target.suffix if known else '.wav'}"
+        raise UserError(f"输出 {target} 是一个已有的文件夹；请给出文件名，例如 {example}。")
+    if not known:
         what = f"不认识扩展名“{target.suffix}”" if target.suffix else "文件名没有扩展名，不知道用什么格式"
         raise UserError(f"不会写 {target}：{what}；请改用 {'、'.join(FORMATS)} 之一。")
-    if target.is_dir():
-        raise UserError(
-            f"输出 {target} 是一个已有的文件夹；请给出文件名，例如 {target / ('增强' + target.suffix)}。"
-        )
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise UserError(f"输入与输出是同一个文件 {target}；为免毁掉原来的录音，请给输出换一个名字。")
 
@@ -181,6 +182,19 @@ def missing_bytes(source) -> bool:
 
 
 @contextlib.contextmanager
+def tidy_folders(path: Path):
+    """出错离开时，删掉这期间为 ``path`` 新建的空文件夹。"""
+    absent = [parent for parent in path.parents if not os.path.exists(parent)]
+    try:
+        yield
+    except BaseException:
+        for folder in absent:  # 从最里层起；建好之后别人放了东西的，留着
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
@@ -188,6 +202,7 @@ def new_audio(path: Path, source):
     path = path.resolve()  # 输出是符号链接时，写它指向的文件
     container, subtype = output_format(path, source)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(tidy_folders(path))
         try:
             temporary = stack.enter_context(atomic_path(path))
         except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lstm_lib.cli import UserError
 from lstm_lib.cli.train import positive, share
-from lstm_lib.files import os_reason
+from lstm_lib.files import REASONS, os_reason
 
 DESCRIPTION = """\
 在成对的（纯净、带噪）文件夹上打分：SI-SDR、STOI，装了 pesq 包还有 PESQ。
@@ -36,7 +36,7 @@ def add_parser(subparsers):
     parser.add_argument(
         "--model", metavar="检查点", help="train 的输出文件夹或其中的检查点；默认用书中的网络"
     )
-    parser.add_argument("--csv", metavar="文件", help="把平均分与逐文件的得分写成 CSV")
+    parser.add_argument("--csv", metavar="文件", help="把平均分与逐文件的得分写成 CSV；缺的文件夹会建好")
     parser.add_argument("--no-pesq", action="store_true", help="不算 PESQ（它最慢）")
     parser.add_argument(
         "--workers", metavar="个数", type=positive, default=min(8, os.cpu_count() or 1),
@@ -52,6 +52,8 @@ def add_parser(subparsers):
 def run(args) -> int:
     from lstm_lib.training import evaluation
 
+    if args.csv:
+        check_csv(Path(args.csv))
     try:
         pairs = find_pairs(args)
         measures = [m for m in evaluation.available_measures() if m != "pesq" or not args.no_pesq]
@@ -61,13 +63,39 @@ def run(args) -> int:
         print(evaluation.table(scores))
         explain(scores, args.no_pesq)
         if args.csv:
-            evaluation.write_csv(args.csv, scores)
+            write_csv(args.csv, scores)
             print(f"已写出 {args.csv}")
     except OSError as error:
         raise UserError(os_reason(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
     return 0
+
+
+def check_csv(path: Path) -> None:
+    """打分要好一阵，写不了的文件名先说。"""
+    if os.path.isdir(path):
+        raise UserError(f"--csv {path} 是一个已有的文件夹；请给出文件名，例如 {path / '得分.csv'}。")
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(
+            f"--csv {path}：{REASONS.get(error.errno, error.strerror)}；请换一个路径。"
+        ) from error
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--csv {path}：没有权限在 {folder} 里写文件；请换一个路径。")
+
+
+def write_csv(path, scores) -> None:
+    from lstm_lib.training import evaluation
+
+    try:
+        evaluation.write_csv(path, scores)
+    except OSError as error:  # error.filename 是临时文件，使用者不认得
+        raise UserError(f"--csv {path} 写不了：{REASONS.get(error.errno, error.strerror)}") from error
 
 
 def find_pairs(args):

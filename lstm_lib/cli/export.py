@@ -10,9 +10,10 @@ DESCRIPTION = """\
 
   onnx  一个 .onnx：x (1, T, 256) → mask (1, T, 257)，T 可变；已用 onnxsim 化简
   ncnn  一个 .param、一个 .bin：in0 (T, 256) → out0 (T, 257)
-  bin   一个 .bin（LSTM 的权重，格式见“权重”一章）；网络带线性层时再加一个 .head.bin：
+  bin   一个 .lstm（LSTM 的权重，格式见“权重”一章）；网络带线性层时再加一个 .head.bin：
         weight (257, 257) 按行、bias (257)，float32 小端，没有文件头
 
+--out 的扩展名可以不写；缺的文件夹会建好，同名的文件会被盖掉，但别的 ncnn 模型的 .bin 不会。
 加 --streaming 时，onnx 与 ncnn 的状态 h、c 也是图的输入输出，一次一帧。"""
 
 EPILOG = """\
@@ -34,7 +35,7 @@ def add_parser(subparsers):
     parser.add_argument(
         "--to", required=True, choices=("onnx", "ncnn", "bin"), metavar="格式", help="onnx、ncnn 或 bin"
     )
-    parser.add_argument("--out", metavar="文件", help="输出的文件名（默认 irm.onnx、irm.param、irm.bin）")
+    parser.add_argument("--out", metavar="文件", help="输出的文件名（默认 irm.onnx、irm.param、irm.lstm）")
     parser.add_argument("--streaming", action="store_true", help="状态作为输入输出，供逐帧运行")
     parser.add_argument("--fp16", action="store_true", help="权重存成 fp16（只用于 ncnn），文件小一半")
     parser.set_defaults(run=run)

@@ -3,7 +3,6 @@
 import csv
 import functools
 import multiprocessing
-import unicodedata
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import torch
 
 from lstm_lib import audio, classical, irm
 from lstm_lib.files import atomic_path
+from lstm_lib.tables import display_width
 from lstm_lib.training import checkpoint
 from lstm_lib.training.folders import Bad, Pair
 
@@ -102,12 +102,12 @@ def table(scores: Scores) -> str:
     header = ["方法", *(MEASURES[m] for m in scores.measures)]
     digits = {"si_sdr": 2, "stoi": 3, "pesq": 2}
     rows = [[name, *(_number(scores.mean(name, m), digits[m]) for m in scores.measures)] for name in METHODS]
-    widths = [max(_width(row[k]) for row in [header, *rows]) for k in range(len(header))]
+    widths = [max(display_width(row[k]) for row in [header, *rows]) for k in range(len(header))]
     lines = [
         "  ".join(_pad(cell, w, k) for k, (cell, w) in enumerate(zip(r, widths, strict=True)))
         for r in [header, *rows]
     ]
-    lines.insert(1, "-" * _width(lines[0]))
+    lines.insert(1, "-" * display_width(lines[0]))
     return "\n".join(lines)
 
 
@@ -115,12 +115,8 @@ def _number(value, digits):
     return "算不出" if np.isnan(value) else f"{value:.{digits}f}"
 
 
-def _width(text):
-    return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
 def _pad(text, width, column):
-    space = " " * (width - _width(text))
+    space = " " * (width - display_width(text))
     return text + space if column == 0 else space + text
 
 

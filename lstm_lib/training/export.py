@@ -14,6 +14,7 @@ from lstm_lib.lstm import LSTM
 LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
 TOLERANCE = 1e-5  # float32 的求和次序不同，掩蔽相差约 1e-7 到 1e-6
 TOLERANCE_FP16 = 1e-2  # fp16 的权重有 11 位有效数字
+SUFFIXES = {"onnx": (".onnx",), "ncnn": (".param", ".bin"), "bin": (".lstm", ".bin")}
 
 
 class ExportError(ValueError):
@@ -23,7 +24,9 @@ class ExportError(ValueError):
 def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False):
     """导出并核对，返回（写出的文件, 最大差）。
 
-    ``to`` 是 onnx、ncnn 或 bin。``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。
+    ``to`` 是 onnx、ncnn 或 bin。``out`` 可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm。
+    ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。
+    核对不上、参数不合、要写的名字已是文件夹或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
     """
     network = network.eval()
     out = Path(out)
@@ -37,6 +40,7 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
         made, runner = WRITERS[to](network, Path(folder), streaming, fp16)
         worst = verify(network, runner, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
         targets = [_target(out, to, source.name) for source in made]
+        _check_targets(targets, to)
         for source, target in zip(made, targets, strict=True):
             with atomic_path(target) as temporary:
                 shutil.copyfile(source, temporary)
@@ -45,9 +49,22 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
 
 def _target(out: Path, to: str, name: str) -> Path:
     """``model.head.bin`` 之类的临时名 → 使用者要的名字。"""
-    suffixes = (".param", ".bin") if to == "ncnn" else (f".{to}",)
-    stem = out.with_suffix("") if out.suffix in suffixes else out
+    stem = out.with_suffix("") if out.suffix in SUFFIXES[to] else out
+    if to == "bin" and name == "model.lstm" and out.suffix == ".bin":
+        return out  # 使用者指明要 .bin
     return stem.with_name(stem.name + name.removeprefix("model"))
+
+
+def _check_targets(targets, to: str) -> None:
+    for target in targets:
+        if target.is_dir():
+            raise ExportError(f"{target} 是一个已有的文件夹；请换一个文件名。没有写文件。")
+        param = target.with_suffix(".param")
+        if to != "ncnn" and target.suffix == ".bin" and param.exists():
+            raise ExportError(
+                f"{target} 是 ncnn 模型 {param} 的权重，盖掉它那个模型就坏了；请换一个文件名，"
+                "或把 --out 的扩展名写成 .lstm。没有写文件。"
+            )
 
 
 def verify(network, runner, streaming: bool, tolerance: float) -> float:
@@ -112,8 +129,8 @@ def _write_ncnn(network, folder, streaming, fp16):
 
 
 def _write_bin(network, folder, streaming, fp16):
-    LSTM.from_torch(network.mask).save(folder / "model.bin")
-    made, repaired = [folder / "model.bin"], network.repaired
+    LSTM.from_torch(network.mask).save(folder / "model.lstm")
+    made, repaired = [folder / "model.lstm"], network.repaired
     if repaired:
         made.append(folder / "model.head.bin")
         head = [network.head.weight.detach().numpy(), network.head.bias.detach().numpy()]
