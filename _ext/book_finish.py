@@ -88,6 +88,7 @@ EXERCISES = [
     ),
     (re.compile(r'(<p class="admonition-title">解答：<a [^>]*>习题 [\d.]+) \((.*?)\)</a>'), r"\1（\2）</a>"),
 ]
+GATE_ORDER = re.compile(r"\b([ifgocIFGO]) ([ifgocIFGO]) ([ifgocIFGO]) ([ifgocIFGO])\b")  # i f g o 不拆到两行
 # 搜索用的三个脚本（索引有几百 kB）只有搜索页要；别的页上有它们，点进来的词就不会高亮
 SEARCH_SCRIPTS = re.compile(
     r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"[^>]*></script>'
@@ -157,7 +158,7 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
         in_article = in_article or "<article" in part
         if index % 2 == 0:
             part = ATTRIBUTE.sub(chinese_attribute, part)
-            part = keep_punctuation(part)
+            part = keep_punctuation(GATE_ORDER.sub("\\1\u00a0\\2\u00a0\\3\u00a0\\4", part))
             part = EMPTY_CELL.sub("", EMPTY_OUTPUT.sub("", part))
             for pattern, replacement in EXERCISES:
                 part = pattern.sub(replacement, part)

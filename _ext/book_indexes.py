@@ -55,19 +55,21 @@ def reading_minutes(doctree) -> int:
     return max(5, 5 * round((characters / 300 + lines / 10) / 5))
 
 
-def first_sentence(box) -> str:
-    """提示框正文的第一句；有公式或引用的句子离开上下文读不通，留空。"""
+def first_sentence(box) -> list[nodes.Node]:
+    """提示框正文的第一句（连同其中的代码与公式）；有引用的句子离开上下文读不通，留空。"""
     paragraph = next(iter(box.findall(nodes.paragraph)), None)
-    if paragraph is None:
-        return ""
-    text = ""
-    for child in paragraph.children:
-        if not isinstance(child, nodes.Text | nodes.literal | nodes.strong | nodes.emphasis):
-            return ""
-        text += child.astext()
-        if "。" in text:
-            return text.split("。")[0].replace("\n", "") + "。"
-    return text
+    found = []
+    for child in paragraph.children if paragraph is not None else ():
+        if isinstance(child, nodes.Text):
+            sentence, stop, _ = child.astext().partition("。")
+            found.append(nodes.Text(sentence + stop))
+            if stop:
+                break
+        elif isinstance(child, nodes.literal | nodes.strong | nodes.emphasis | nodes.math):
+            found.append(child.deepcopy())
+        else:
+            return []
+    return found
 
 
 def english_names(item) -> list[str]:
@@ -187,7 +189,8 @@ class FillPlaceholders(SphinxPostTransform):
                 text = re.sub(r"^坑[:：]\s*", "", title)
                 line = nodes.paragraph("", "", self.link(docname, text, anchor))
                 if symptom:
-                    line += nodes.inline("", symptom, classes=["pitfall-symptom"])
+                    parts = [part.deepcopy() for part in symptom]
+                    line += nodes.inline("", "", *parts, classes=["pitfall-symptom"])
                 items += nodes.list_item("", line)
             result.append(items)
         count = sum(len(self.env.pitfalls.get(name, ())) for name in docs_in_order(self.env))

@@ -80,6 +80,13 @@
     }
   }
 
+  // 手机上很宽的图先露出中间：主干在那里
+  function centerWideFigures() {
+    for (const box of document.querySelectorAll("figure.full-width .fig-scroll")) {
+      box.scrollLeft = (box.scrollWidth - box.clientWidth) / 2;
+    }
+  }
+
   // 从搜索结果点进来：滚到第一处搜到的词
   function showFirstMatch() {
     if (location.hash) return;
@@ -101,6 +108,7 @@
     if (ready) ready.then(markScrollers);
     markScrollers();
     nameButtons();
+    centerWideFigures();
     showFirstMatch();
   });
   let pending = 0;

@@ -15,8 +15,8 @@ _SHORT_CODE = 34
 class Table:
     """表头加若干行；在笔记本里显示成 HTML 表格，在终端里显示成竖线分隔的文字。
 
-    单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于千分之一的用科学记数法；
-    一列里的浮点数若都是整数值，就按整数写。多半是数的列连同表头靠右排。
+    单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于百分之一的用科学记数法；
+    一列里的浮点数若都是整数值，就按整数写。（空格不算）多半是数的列连同表头靠右排。
     """
 
     def __init__(self, header: Sequence[str], rows: Iterable[Sequence], caption: str | None = None):
@@ -28,7 +28,8 @@ class Table:
         columns = [_column(list(column)) for column in zip(*self.rows, strict=True)]
         self._texts = [list(row) for row in zip(*columns, strict=True)]
         self._right = [
-            2 * sum(bool(_NUMERAL.fullmatch(text)) for text in column) > len(column) for column in columns
+            2 * sum(bool(_NUMERAL.fullmatch(text)) for text in column) > sum(map(bool, column))
+            for column in columns
         ] or [False] * len(self.header)
 
     def __repr__(self):
@@ -83,7 +84,7 @@ def _text(value, whole):
         text = f"{int(number):,}" if abs(number) >= 10_000 else str(int(number))
     elif abs(number) >= 999.5:
         text = f"{number:,.0f}" if abs(number) >= 10_000 else f"{number:.0f}"
-    elif abs(number) < 1e-3:
+    elif abs(number) < 1e-2:
         text = f"{number:.2e}"
     else:
         text = f"{number:#.3g}".rstrip(".")

@@ -27,7 +27,7 @@ def irm_pipeline():
     ]
     for k, (x, width, name, color, note) in enumerate(blocks):
         box(ax, x, low, width, 44, name, pen=Pen(color), size=14 if name.startswith("$") else 10.5)
-        text(ax, x + (28 if k == 3 else 0), low - 40, note, color=color, size=SMALL)
+        text(ax, x, low - 40, note, color=color, size=SMALL)
         if k:
             before = blocks[k - 1]
             wire(ax, [(before[0] + before[1] / 2, low), (x - width / 2, low)])

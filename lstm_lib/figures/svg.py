@@ -13,7 +13,7 @@ from PIL import Image
 
 from lstm_lib.figures.palette import COLOURS, standalone_style, svg_variables
 
-PHONE = 350  # 手机上正文的宽度（像素），不比它宽的图不必缩放
+PHONE = 340  # 手机上正文的宽度（像素），不比它宽的图不必缩放
 MIN_SCALE = 0.7  # 手机上最多缩到这个比例，再窄就横向滚动：字不能小到读不清
 MARK = 'data-figure="lstm"'  # 本书插图的记号
 _SEEN: dict[str, int] = {}
