@@ -11,6 +11,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from site_server import add_site_option, require_site
+
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,18 +80,10 @@ def check_external(address: str) -> str | None:
 
 def main() -> int:
     parser = ChineseParser(prog="python tools/check_links.py", description=__doc__)
-    parser.add_argument(
-        "--site",
-        metavar="文件夹",
-        default=ROOT / "_build" / "html",
-        type=Path,
-        help="建好的网站（默认 _build/html）",
-    )
+    add_site_option(parser)
     parser.add_argument("--external", action="store_true", help="站外的链接也查，要联网（每周的工作流用）")
     args = parser.parse_args()
-    if not (args.site / "index.html").is_file():
-        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
-        return 1
+    require_site(args.site)
     broken, external = check_internal(args.site)
     if args.external:
         with concurrent.futures.ThreadPoolExecutor(8) as pool:

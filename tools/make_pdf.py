@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
+from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
 
 from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
@@ -116,24 +116,16 @@ def bind(printed, numbers, base, title):
 
 def main() -> int:
     parser = ChineseParser(prog="python tools/make_pdf.py", description=__doc__)
-    parser.add_argument(
-        "--site",
-        metavar="文件夹",
-        default=ROOT / "_build" / "html",
-        type=Path,
-        help="建好的网站（默认 _build/html）",
-    )
+    add_site_option(parser)
     parser.add_argument(
         "--out", metavar="文件", default=ROOT / "_build" / "pdf" / "lstm.pdf", type=Path,
         help="成品（默认 _build/pdf/lstm.pdf）",
     )  # fmt: skip
     args = parser.parse_args()
+    require_site(args.site)
     browser_path = find_chromium()
     if not browser_path:
         print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
-    if not (args.site / "index.html").is_file():
-        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
         return 1
     from playwright.sync_api import sync_playwright
 

@@ -11,7 +11,15 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, COMPRESSIBLE, find_chromium, pages_in_order, serve
+from site_server import (
+    BROWSER_ARGS,
+    COMPRESSIBLE,
+    add_site_option,
+    find_chromium,
+    pages_in_order,
+    require_site,
+    serve,
+)
 
 from lstm_lib.cli import ChineseParser
 
@@ -75,17 +83,9 @@ def first_paint(site: Path, names: list[str], repeats: int = 3) -> dict[str, flo
 
 def main() -> int:
     parser = ChineseParser(prog="python tools/page_weights.py", description=__doc__)
-    parser.add_argument(
-        "--site",
-        metavar="文件夹",
-        default=ROOT / "_build" / "html",
-        type=Path,
-        help="建好的网站（默认 _build/html）",
-    )
+    add_site_option(parser)
     args = parser.parse_args()
-    if not (args.site / "index.html").is_file():
-        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
-        return 1
+    require_site(args.site)
     heavy, names = 0, pages_in_order(ROOT)
     paint = first_paint(args.site, names)
     print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）{'首次绘制':>6}（毫秒）")

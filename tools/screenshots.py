@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, find_chromium, pages_in_order, serve
+from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
 
 from lstm_lib.cli import ChineseParser
 
@@ -27,13 +27,7 @@ def themes(text: str) -> list[str]:
 
 def main() -> int:
     parser = ChineseParser(prog="python tools/screenshots.py", description=__doc__)
-    parser.add_argument(
-        "--site",
-        metavar="文件夹",
-        default=ROOT / "_build" / "html",
-        type=Path,
-        help="建好的网站（默认 _build/html）",
-    )
+    add_site_option(parser)
     parser.add_argument(
         "--out", metavar="文件夹", default=ROOT / "_build" / "screenshots", type=Path,
         help="照片放在哪里（默认 _build/screenshots）",
@@ -50,12 +44,10 @@ def main() -> int:
     )
     parser.add_argument("pages", metavar="页名", nargs="*", help="如 chapters/gates；不给就拍全部")
     args = parser.parse_args()
+    require_site(args.site)
     browser_path = find_chromium()
     if not browser_path:
         print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
-    if not (args.site / "index.html").is_file():
-        print(f"错误：{args.site} 里没有 index.html；先运行 jupyter-book build .", file=sys.stderr)
         return 1
     pages = args.pages or [*pages_in_order(ROOT), "search"]
     missing = [name for name in pages if not (args.site / f"{name}.html").is_file()]

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from lstm_lib.cli.doctor import find_chromium
 
-__all__ = ["BROWSER_ARGS", "COMPRESSIBLE", "find_chromium", "pages_in_order", "serve"]
+__all__ = [
+    "BROWSER_ARGS",
+    "COMPRESSIBLE",
+    "add_site_option",
+    "find_chromium",
+    "pages_in_order",
+    "require_site",
+    "serve",
+]
+SITE = Path(__file__).resolve().parent.parent / "_build" / "html"
 COMPRESSIBLE = (".html", ".css", ".js", ".json", ".svg", ".txt", ".mjs", ".wasm", ".onnx", ".param", ".inv")
 BROWSER_ARGS = [
     "--no-sandbox",
@@ -17,6 +26,19 @@ BROWSER_ARGS = [
     "--disable-background-networking",
     "--disable-component-update",
 ]
+
+
+def add_site_option(parser) -> None:
+    """给命令行添上 ``--site``。"""
+    parser.add_argument(
+        "--site", metavar="文件夹", default=SITE, type=Path, help="建好的网站（默认 _build/html）"
+    )
+
+
+def require_site(folder: Path) -> None:
+    """没有建好的网站就说清楚，以 1 退出。"""
+    if not (folder / "index.html").is_file():
+        raise SystemExit(f"错误：{folder} 里没有 index.html；先运行 jupyter-book build .")
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
