@@ -1,6 +1,6 @@
 """流式增强：任意长短的音频块进来，增强后的音频出去，状态与重叠相加的尾巴留在对象里。
 
-逐帧计算与整句计算（:func:`lstm_lib.audio.stft` → 掩蔽 → :func:`lstm_lib.audio.istft`）是同一套加减乘除，
+逐帧计算与整段计算（:func:`lstm_lib.audio.stft` → 掩蔽 → :func:`lstm_lib.audio.istft`）是同一套加减乘除，
 所以两者的输出逐样点相等；块怎么切，输出一个比特也不变。
 """
 
