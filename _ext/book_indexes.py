@@ -176,6 +176,8 @@ class FillPlaceholders(SphinxPostTransform):
         return self.env.titles[docname].astext() if docname in self.env.titles else docname
 
     def fill_pitfalls(self):
+        # 搬来的句子里有公式；这一页自己没有，不说一声就不载入 MathJax
+        self.env.get_domain("math").data["has_equations"][self.env.docname] = True
         result = []
         for docname in docs_in_order(self.env):
             found = self.env.pitfalls.get(docname)
