@@ -99,10 +99,10 @@ def collect(app, doctree):
         if home is None:
             continue
         home = os.path.normpath(os.path.join(os.path.dirname(docname), home)).replace(os.sep, "/")
-        names = [term.astext() for term in item.findall(nodes.term)]
-        names += english_names(item)
-        for name in names:
-            homes.setdefault(re.sub(r"\s+", " ", name).strip().lower(), (docname, home))
+        terms = [term.astext() for term in item.findall(nodes.term)]
+        homes |= {re.sub(r"\s+", " ", term).strip().lower(): (docname, home) for term in terms}
+        for name in english_names(item):  # 与别的词条同名时，以那个词条为准
+            homes.setdefault(name.strip().lower(), (docname, home))
     env.glossary_homes = homes
     env.reading = {**getattr(env, "reading", {}), docname: reading_minutes(doctree)}
     env.indexed_pages = getattr(env, "indexed_pages", set()) - {docname}
