@@ -35,6 +35,7 @@
     "Show Vertical": "纵向排列",
     "Mouse Wheel: Zoom": "滚轮：缩放",
     "Mouse Wheel: Scroll": "滚轮：滚动",
+    "Open Model…": "打开模型…",
     "Zoom In": "放大",
     "Zoom Out": "缩小",
     "Actual Size": "实际大小",
@@ -46,7 +47,16 @@
     Cancel: "取消",
     OK: "好",
   };
-  const places = ["sidebar", "menu", "toolbar", "message-button", "menu-button"];
+  const places = ["sidebar", "menu", "toolbar", "logo", "message-button", "menu-button"];
+  // 加载中与“关于”两页上的链接，里面只有画，没有字
+  const links = { "github.com/lutzroeder/netron": "Netron 的代码仓库", "www.lutzroeder.com": "Netron 作者的主页" };
+
+  function nameLinks() {
+    for (const link of document.querySelectorAll("a[href^='https://']")) {
+      const name = links[link.href.replace(/^https:\/\/|\/$/g, "")];
+      if (name && !link.textContent.trim()) link.setAttribute("aria-label", name);
+    }
+  }
 
   function translate(root) {
     const nodes = [];
@@ -63,7 +73,8 @@
       if (Object.hasOwn(words, item.title)) item.title = words[item.title];
     }
     for (const box of root.querySelectorAll("input, textarea, select")) {
-      if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", box.title || box.placeholder || "查找");
+      const name = box.type === "file" ? "模型文件" : box.title || box.placeholder || "查找";
+      if (!box.hasAttribute("aria-label")) box.setAttribute("aria-label", name);
     }
   }
 
@@ -102,6 +113,7 @@
   document.head.append(style);
 
   document.documentElement.lang = "zh-CN";
+  document.addEventListener("DOMContentLoaded", nameLinks);
   window.addEventListener("load", () => {
     paint();
     document.getElementById("target")?.setAttribute("role", "main");

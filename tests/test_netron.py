@@ -68,7 +68,8 @@ def netron(site, browser):
         page.on("pageerror", lambda error: open_model.problems.append(str(error)))
         page.on("response", lambda r: open_model.problems.append(r.url) if r.status >= 400 else None)
         page.goto(f"{root}index.html?url=models/{name}")
-        page.wait_for_selector("text=LSTM", timeout=60_000)
+        # 布局时文字已在、整页还是“加载中”，所以等 Netron 换到图的那一页
+        page.wait_for_selector("body.default >> text=LSTM", timeout=60_000)
         return page
 
     def route(request):
@@ -104,18 +105,28 @@ def texts(page, selector, key="textContent"):
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility(netron, theme):
-    """图、打开的属性栏、打开的菜单，都没有严重的无障碍问题。"""
+    """图、打开的属性栏、打开的菜单，加载中、没有模型与“关于”三页，都没有严重的无障碍问题。"""
     need_axe()
     found = {}
+
+    def body_class(name):
+        return lambda page: script(page, f"document.body.className = '{name}'; 1")
+
     for name in netron_page.MODELS:
         page = netron(name, theme)
         script(page, AXE.read_text(encoding="utf-8") + "; 1")
         states = [("图", None)]
         if name == "irm_simplified.onnx":
-            states += [("节点属性", page.get_by_text("LSTM").first), ("菜单", page.locator("#menu-button"))]
-        for state, target in states:
-            if target is not None:
-                target.click()
+            states += [
+                ("节点属性", lambda page: page.get_by_text("LSTM").first.click()),
+                ("菜单", lambda page: page.locator("#menu-button").click()),
+                ("加载中", body_class("welcome spinner")),
+                ("没有模型", body_class("welcome")),
+                ("关于", body_class("about")),
+            ]
+        for state, enter in states:
+            if enter is not None:
+                enter(page)
                 page.wait_for_timeout(500)  # 滑出来的动画
             serious = script(
                 page,
