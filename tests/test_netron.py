@@ -92,6 +92,11 @@ def test_every_model_opens_without_the_network(netron):
     assert not netron.problems, netron.problems
 
 
+# 转圈的是动画，不会完；滑出来的是过渡，会完
+MOTION_ENDS = """Promise.all(document.getAnimations().filter(a => a instanceof CSSTransition)
+  .map(a => a.finished.catch(() => 0))).then(() => 1)"""
+
+
 def script(page, expression):
     """在页面里算一个表达式。Netron 关掉了 window.eval，page.evaluate 用不了，走调试协议。"""
     session = page.context.new_cdp_session(page)
@@ -127,7 +132,8 @@ def test_accessibility(netron, theme):
         for state, enter in states:
             if enter is not None:
                 enter(page)
-                page.wait_for_timeout(500)  # 滑出来的动画
+                page.wait_for_timeout(300)  # 点了之后才开始滑出来
+                script(page, MOTION_ENDS)
             serious = script(
                 page,
                 "(async () => (await axe.run({ resultTypes: ['violations'] })).violations"
@@ -168,9 +174,8 @@ def test_colors_follow_the_book(site, browser):
         scheme = (
             "getComputedStyle(document.querySelector('iframe').contentDocument.documentElement).colorScheme"
         )
-        assert page.evaluate(scheme) == "dark", "书页是深色，Netron 没有跟着变"
+        page.wait_for_function(f"{scheme} === 'dark'")  # 书页是深色，跟着变深
         page.evaluate("document.documentElement.dataset.theme = 'light'")
-        page.wait_for_timeout(200)
-        assert page.evaluate(scheme) != "dark", "书页换回浅色，Netron 没有跟着变"
+        page.wait_for_function(f"{scheme} !== 'dark'")  # 换回浅色，跟着变浅
         context.close()
     (site / "book.html").unlink()

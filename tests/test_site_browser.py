@@ -5,6 +5,7 @@ import re
 
 import pytest
 from conftest import AXE, ROOT, need_axe
+from playwright.sync_api import expect
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -258,10 +259,8 @@ def test_search_hits_are_highlighted_and_scrolled_to(browser, site_url):
     page.locator("ul.search > li > a").first.click()
     mark = page.locator("article span.highlighted").first
     mark.wait_for()
-    page.wait_for_timeout(600)
     assert mark.inner_text() == "半衰期"
-    box = mark.bounding_box()
-    assert 0 < box["y"] < 900, f"搜到的词不在屏幕里：{box}"
+    expect(mark, "搜到的词不在屏幕里").to_be_in_viewport()
     context.close()
 
 
@@ -328,10 +327,8 @@ def test_phone_contents_close_when_a_section_is_chosen(browser, site_url):
     link = dialog.locator("a[href^='#']").nth(3)
     target = link.get_attribute("href")
     link.click()
-    page.wait_for_timeout(400)
-    assert not dialog.evaluate("d => d.open"), "点了条目，本页目录还挡着"
-    top = page.evaluate("id => document.querySelector(id).getBoundingClientRect().top", target)
-    assert -20 < top < 300, f"没有滚到那一节：离屏幕上沿 {top}"
+    expect(dialog, "点了条目，本页目录还挡着").not_to_have_attribute("open", "")
+    expect(page.locator(target).locator("h2, h3").first, "没有滚到那一节").to_be_in_viewport()
     assert not problems, problems
     context.close()
 
@@ -361,7 +358,7 @@ def test_copied_commands_are_whole(browser, site_url):
     block = page.locator("div.highlight", has=page.locator("pre", has_text="--init")).first
     block.hover()
     block.locator("button.copybtn").click()
-    page.wait_for_timeout(300)
+    block.locator("button.copybtn.success").wait_for()  # 打上勾，才是抄好了
     copied = page.evaluate("() => navigator.clipboard.readText()")
     shown = [line.strip() for line in block.locator("pre").inner_text().splitlines() if line.strip()]
     wanted = [line.removeprefix("$ ").strip() for line in shown]

@@ -36,7 +36,7 @@ def draw(folder, browser_path) -> list[Path]:
                 page.route("**/*", lambda r: r.continue_() if r.request.url.startswith(root) else r.abort())
                 page.route("**/netron_zh.js", lambda r: r.abort())  # 英文界面的字体宽些，框里放得下别的字体
                 page.goto(f"{root}index.html?url=models/{model}")
-                page.wait_for_selector(".node")
+                page.wait_for_selector("body.default .node")
                 page.wait_for_timeout(500)
                 with page.expect_download() as download:
                     page.keyboard.press("Control+Alt+e")
