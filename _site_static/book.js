@@ -1,7 +1,7 @@
 // 会横向滚动的块可以用键盘够到；打印、播放器、手机上的目录、搜索跳转的几处小事。
 (() => {
   const scrollers =
-    "pre, div.math, .cell_output, .fig-scroll, .pst-scrollable-table-container, .table-scroll, mjx-container[display='true']";
+    "pre, div.math, .cell_output, .cell_output > .output, .fig-scroll, .pst-scrollable-table-container, .table-scroll, mjx-container[display='true']";
 
   function markScrollers() {
     for (const block of document.querySelectorAll(scrollers)) {
@@ -10,8 +10,19 @@
         block.setAttribute("tabindex", "0");
         if (!block.hasAttribute("role")) block.setAttribute("role", "region");
         if (!block.hasAttribute("aria-label")) block.setAttribute("aria-label", "可横向滚动的内容");
+        block.addEventListener("scroll", () => markMore(block), { passive: true });
       }
+      markMore(block);
     }
+  }
+
+  // 哪一边还有内容，写在 data-more 里，样式表让那一边淡出
+  function markMore(block) {
+    const rest = block.scrollWidth - block.clientWidth - block.scrollLeft;
+    const more = [block.scrollLeft > 1 && "left", rest > 1 && "right"].filter(Boolean).join(" ");
+    const scrolls = more && /auto|scroll/.test(getComputedStyle(block).overflowX);
+    if (scrolls) block.dataset.more = more;
+    else delete block.dataset.more;
   }
 
   // 笔记本输出里的表格没有自己的滚动框，给它套一个
@@ -93,6 +104,7 @@
     setTimeout(() => document.querySelector("article .highlighted")?.scrollIntoView({ block: "center" }), 300);
   }
 
+  document.addEventListener("toggle", markScrollers, true); // 折叠的内容打开之后才有宽度
   window.addEventListener("beforeprint", openAll);
   window.addEventListener("afterprint", restore);
   document.addEventListener("DOMContentLoaded", () => {

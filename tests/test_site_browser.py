@@ -333,6 +333,19 @@ def test_phone_contents_close_when_a_section_is_chosen(browser, site_url):
     context.close()
 
 
+def test_hidden_side_of_a_wide_table_fades(browser, site_url):
+    """手机上放不下的表：还有内容的那一边淡出，拖到头就换成另一边。"""
+    context, _ = open_context(browser, site_url, width=390)
+    page = context.new_page()
+    page.goto(f"{site_url}chapters/ncnn.html", wait_until="load")
+    table = page.locator(".pst-scrollable-table-container[data-more]").first
+    expect(table).to_have_attribute("data-more", "right")
+    assert table.evaluate("e => getComputedStyle(e).maskImage") != "none", "没有淡出"
+    table.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
+    expect(table).to_have_attribute("data-more", "left")
+    context.close()
+
+
 def test_only_one_player_sounds_at_a_time(browser, site_url):
     context, _ = open_context(browser, site_url)
     page = context.new_page()
