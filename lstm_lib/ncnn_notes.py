@@ -121,8 +121,9 @@ def _lstm_notes(layer, counts):
             check = f"{f'{directions}×' if directions > 1 else ''}4×{hidden}×{inputs} = {value}"
             ok = rest == 0 and counts.get("weight_xc", value) == value
         elif key == 2:
-            meaning = "direction：0 正向，1 反向，2 双向"
-            check, ok = _DIRECTIONS.get(value, "不认识的方向"), value in _DIRECTIONS
+            ok = value in _DIRECTIONS
+            meaning = f"direction：{_DIRECTIONS[value]}（0 正向，1 反向，2 双向）" if ok else "direction"
+            check = "" if ok else "应是 0、1、2 之一"
         elif key == 3:
             meaning = "hidden_size；与 num_output 不同时，后面还有投影矩阵"
             check, ok = (
