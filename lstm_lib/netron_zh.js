@@ -78,6 +78,19 @@
     }
   }
 
+  // 节点原来只能用鼠标点：让 Tab 键走得到，回车等于点击
+  function reachNodes() {
+    for (const node of document.querySelectorAll("#target .node-item-type:not([tabindex])")) {
+      node.setAttribute("tabindex", "0");
+      node.setAttribute("role", "button");
+    }
+  }
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !event.target.matches(".node-item-type")) return;
+    event.preventDefault();
+    event.target.dispatchEvent(new MouseEvent("click", { bubbles: true }));
+  });
+
   // 书页把明暗记在 <html data-theme>；单独打开这一页时，记在同一网站的 localStorage 里
   function theme() {
     try {
@@ -109,7 +122,9 @@
   style.textContent = `
     html .menu-group .menu-group-header, html .menu-command .menu-shortcut { color: #595959 !important; }
     html[data-theme="dark"] .menu-group-header, html[data-theme="dark"] .menu-shortcut { color: #b8b8b8 !important; }
-    html .menu-command:focus .menu-shortcut { color: #ffffff !important; }`;
+    html .menu-command:focus .menu-shortcut { color: #ffffff !important; }
+    .node-item-type:focus { outline: none; }
+    .node-item-type:focus-visible path { stroke: #e8710a; stroke-width: 2.5; }`;
   document.head.append(style);
 
   document.documentElement.lang = "zh-CN";
@@ -129,6 +144,8 @@
     const observer = new MutationObserver(refresh);
     function refresh() {
       observer.disconnect(); // 自己的改动不算
+      reachNodes();
+      observer.observe(document.getElementById("target"), { childList: true, subtree: true });
       for (const name of places) {
         const root = document.getElementById(name);
         if (!root) continue;

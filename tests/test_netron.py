@@ -161,6 +161,19 @@ def test_interface_is_chinese(netron):
     assert titles and all(re.search(r"[一-鿿]", text) for text in titles), titles
 
 
+def test_nodes_are_reached_by_keyboard(netron):
+    """按 Tab 走到 LSTM 节点，回车打开它的属性栏。"""
+    page = netron("irm_simplified.onnx")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if script(page, "document.activeElement.closest('.node-item-type')?.textContent.includes('LSTM')"):
+            break
+    else:
+        raise AssertionError("按了 12 次 Tab 也没有走到 LSTM")
+    page.keyboard.press("Enter")
+    page.locator("#sidebar-title", has_text="节点属性").wait_for()
+
+
 def test_colors_follow_the_book(site, browser):
     """系统是浅色、书页换成深色时，框里的 Netron 跟着变深，换回来又变浅。"""
     (site / "book.html").write_text(
