@@ -236,6 +236,16 @@ def test_container_that_cannot_hold_it(run):
     assert code == 1 and "10 声道" in err and ".wav" in err
 
 
+def test_rate_that_ogg_cannot_hold(model, tmp_path):
+    """libsndfile 遇到它整个进程崩溃，所以另起进程。"""
+    soundfile.write(tmp_path / "a.wav", noise(1000), 384000)
+    command = [*COMMAND, "a.wav", "b.ogg", "--model", model]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "错误：.ogg 存不下 384000 Hz 的声音；请把输出改成 .wav。\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
 def test_output_folder_is_made_and_symlink_is_followed(run, tmp_path):
     soundfile.write("a.wav", noise(1000), 16000)
     os.symlink("真的.wav", "链接.wav")
@@ -312,6 +322,8 @@ def test_help_is_chinese(capsys):
     assert exit_.value.code == 0
     out = capsys.readouterr().out
     assert "退出码" in out and "例子" in out and "usage" not in out and "文件夹会建好" in out
+    words = "".join(out.split())
+    assert all(engine in words for engine in ENGINES) and "略有不同" in words and "结果相同" not in words
 
 
 def long_file(path, seconds, rate=16000):

@@ -189,6 +189,15 @@ def test_csv_that_fails_late_is_named_as_given(folders, model, tmp_path, monkeyp
     assert "理想掩蔽" in streams.out, "分已经打好，表应当照样给出"
 
 
+def test_evaluate_refuses_a_thousand_processes_and_claims_no_upper_bound(capsys):
+    for arguments, code, words in (["--workers", "100000"], 2, "太多"), (["--help"], 0, "作参照"):
+        with pytest.raises(SystemExit) as leaving:
+            run("evaluate", *arguments)
+        streams = capsys.readouterr()
+        assert leaving.value.code == code and words in streams.out + streams.err
+        assert "上限" not in streams.out
+
+
 # ---- export ----
 
 
@@ -298,6 +307,40 @@ def test_explicit_bin_name_is_kept(model, tmp_path):
     assert run("export", model, "--to", "bin", "--out", tmp_path / "m.bin") == 0
     assert {p.name for p in tmp_path.iterdir()} == {"m.bin", "m.head.bin"}
     LSTM.load(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("/proc/m", "没有权限在 /proc 里写文件"), ("a.txt/m", "路径中间有一段不是文件夹")],
+)
+@pytest.mark.parametrize("command", [["export", "--to", "bin"], ["train"]])
+def test_unwritable_target_is_refused_before_any_work(tmp_path, monkeypatch, capsys, command, target, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    monkeypatch.setattr(irm, "load_trained", lambda *_: pytest.fail("没有先查写不写得了就开始训练了"))
+    target += ".safetensors" if command == ["train"] else ""
+    assert run(*command, "--out", target) == 1
+    err = capsys.readouterr().err
+    assert f"--out {target}：" in err and words in err and "请换一个路径" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_target_that_fails_late_is_named_as_given(model, network, tmp_path, monkeypatch, capsys):
+    """做完才写不了：说使用者给的名字，不说临时文件。"""
+
+    def full(source, target, *_):
+        raise OSError(errno.ENOSPC, "No space left", str(tmp_path / ".m-x1y2z3"))
+
+    monkeypatch.setattr(export.shutil, "copyfile", full)
+    assert run("export", model, "--to", "bin", "--out", tmp_path / "m") == 1
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'm.lstm'} 写不了：磁盘满了" in err and "x1y2z3" not in err
+    monkeypatch.setattr(irm, "load_trained", lambda name: network)
+    monkeypatch.setattr(irm, "training_history", lambda name: {})
+    monkeypatch.setattr(irm, "save", full)
+    assert run("train", "--out", tmp_path / "m.safetensors") == 1
+    err = capsys.readouterr().err
+    assert f"--out {tmp_path / 'm.safetensors'} 写不了：磁盘满了" in err and "x1y2z3" not in err
 
 
 def test_export_over_a_folder_names_it(model, tmp_path, capsys):

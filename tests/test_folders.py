@@ -1,4 +1,4 @@
-"""找文件、认数据集、划分：在各公开数据集同样形状的小树上。"""
+"""找文件、认数据集、划分：在各公开数据集同样形状的小树上；再查磁盘上的文件表与检查点文件。"""
 
 import os
 from pathlib import Path
@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
-from lstm_lib.training import folders, known, sources
+from lstm_lib.training import checkpoint, folders, known, sources
+from lstm_lib.training.dataset import Corpus, FileTable
 from lstm_lib.training.folders import DataError
 
 
@@ -338,6 +340,75 @@ def test_previous_split_is_kept(tmp_path):
     assert all_paths(first.valid, "speech") <= all_paths(again.valid, "speech")
 
 
+def sides(gathered):
+    return tuple(speakers_of(all_paths(c, "speech")) for c in (gathered.train, gathered.valid))
+
+
+def test_absent_groups_come_back_to_their_side(tmp_path):
+    """验证者暂时不在：不拿训练过的人补位，回来时仍在验证里。"""
+    speech = tree(tmp_path / "s", [f"spk{s}/u.wav" for s in range(8)])
+    args = sources.Sources(speech=[speech], noise=[noise_tree(tmp_path / "n")], valid_share=0.25)
+    first = sources.gather(args)
+    train, valid = sides(first)
+    assert len(valid) == 2
+    away = sorted(valid)[0]
+    (speech / away).rename(tmp_path / away)
+    without = sources.gather(args, first.held)
+    assert sides(without) == (train, valid - {away})
+    (tmp_path / away).rename(speech / away)
+    assert sides(sources.gather(args, without.held)) == (train, valid)
+    back = sources.gather(args, without.held)
+    moved = sorted(train)[0]
+    (speech / moved).rename(tmp_path / moved)
+    without = sources.gather(args, back.held)
+    (tmp_path / moved).rename(speech / moved)
+    assert sides(sources.gather(args, without.held)) == (train, valid)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_new_groups_never_push_trained_ones_into_validation(tmp_path, seed):
+    speech = tree(tmp_path / "s", [f"spk{s}/u.wav" for s in range(8)])
+    args = sources.Sources(speech=[speech], noise=[noise_tree(tmp_path / "n")], valid_share=0.25, seed=seed)
+    first = sources.gather(args)
+    train, valid = sides(first)
+    tree(speech, [f"new{s}/u.wav" for s in range(8)])
+    more_train, more_valid = sides(sources.gather(args, first.held))
+    assert train <= more_train and valid <= more_valid
+    assert len(more_valid) >= 4, "新人里也该有验证者，凑够份额"
+
+
+@pytest.mark.parametrize("side", ["训练", "验证"])
+def test_side_with_nobody_left_is_refused(tmp_path, side):
+    speech = tree(tmp_path / "s", [f"spk{s}/u.wav" for s in range(4)])
+    args = sources.Sources(speech=[speech], noise=[noise_tree(tmp_path / "n")], valid_share=0.5)
+    first = sources.gather(args)
+    for name in sides(first)[side == "验证"]:
+        (speech / name).rename(tmp_path / name)
+    with pytest.raises(DataError, match=f"上次定下的{side}组一个也不在了"):
+        sources.gather(args, first.held)
+
+
+def test_groups_trained_under_a_fixed_validation_set_stay_trained(tmp_path):
+    """给过 --valid 的一次训练用遍了各组；下次不给，也不许拿它们验证。"""
+    root = public_tree(tmp_path / "v", "VoiceBank-DEMAND")
+    args = dict(speech=[speech_tree(tmp_path / "s")], noise=[noise_tree(tmp_path / "n")])
+    fixed = sources.Sources(**args, valid=(root / "clean_testset_wav", root / "noisy_testset_wav"))
+    held = sources.gather(fixed, gather(**args).held).held
+    with pytest.raises(DataError, match="上次定下的验证组一个也不在了"):
+        sources.gather(sources.Sources(**args), held)
+
+
+def test_old_record_has_validation_groups_only(tmp_path):
+    args = dict(speech=[speech_tree(tmp_path / "s")], noise=[noise_tree(tmp_path / "n")])
+    first = gather(**args)
+    sources.save_held(tmp_path / "held.json", first.held["valid"])
+    tree(tmp_path / "s", [f"new{i}/u.wav" for i in range(20)])
+    again = sources.gather(sources.Sources(**args), sources.load_held(tmp_path / "held.json"))
+    assert sides(again)[1] == sides(first)[1], "分不清新旧时，不该再取"
+    sources.save_held(tmp_path / "held.json", again.held)
+    assert sources.load_held(tmp_path / "held.json") == again.held
+
+
 # ---- 配对 ----
 
 
@@ -407,3 +478,95 @@ def test_file_names_that_are_not_utf8(tmp_path):
         *gathered.valid.speech.names.tobytes().split(b"/"),
     ]
     assert b"\xce\xc4.wav" in both
+
+
+# ---- 文件表 ----
+
+
+def test_file_table_holds_no_python_strings():
+    table = FileTable([f"/数据/{i}.wav" for i in range(1000)], np.full(1000, 16000), np.full(1000, 16000))
+    assert table.path(0) == "/数据/0.wav" and table.path(999) == "/数据/999.wav"
+    assert all(isinstance(v, np.ndarray) for v in vars(table).values())
+    rng = np.random.default_rng(0)
+    drawn = {table.draw(rng) for _ in range(20000)}
+    assert min(drawn) == 0 and max(drawn) == 999
+
+
+def test_memory_does_not_hold_the_corpus():
+    """一百万个文件的表，每个文件只占几十个字节。"""
+    count = 100_000
+    table = FileTable([f"/corpus/{i:07d}.wav" for i in range(count)], np.ones(count), np.ones(count))
+    empty = FileTable([], [], [])
+    corpus = Corpus(table, table, empty, empty)
+    size = sum(array.nbytes for array in corpus.save_arrays("x").values())
+    assert size < 2 * 64 * count
+
+
+# ---- 检查点文件 ----
+
+
+def small_state(epoch):
+    return {"epoch": epoch, "w": torch.full((3,), float(epoch)), "history": [{"a": 1.5}], "best": None}
+
+
+def test_previous_checkpoint_is_kept_and_used(tmp_path):
+    checkpoint.save(tmp_path, small_state(1))
+    checkpoint.save(tmp_path, small_state(2))
+    assert checkpoint.load(tmp_path / "previous.pt")["epoch"] == 1
+    blob = bytearray((tmp_path / "last.pt").read_bytes())
+    lines = []
+    for damage in (blob[: len(blob) // 2], b"", b"abc"):
+        (tmp_path / "last.pt").write_bytes(damage)
+        assert checkpoint.load_latest(tmp_path, lines.append)["epoch"] == 1
+        assert "改用上一个检查点" in lines[-1]
+        assert (tmp_path / "last.pt.corrupt").exists()
+    checkpoint.save(tmp_path, small_state(2))
+    assert checkpoint.load(tmp_path / "previous.pt")["epoch"] == 1, "坏的检查点顶掉了好的"
+    (tmp_path / "last.pt").write_bytes(b"x")
+    (tmp_path / "previous.pt").write_bytes(b"y")
+    with pytest.raises(checkpoint.CheckpointError, match=r"都坏了.*--restart"):
+        checkpoint.load_latest(tmp_path, lines.append)
+
+
+def test_any_flipped_byte_of_the_weights_is_noticed(tmp_path):
+    state = {"epoch": 1, "w": torch.arange(2000.0)}
+    checkpoint.save(tmp_path, state)
+    blob = (tmp_path / "last.pt").read_bytes()
+    where = blob.index(torch.arange(2000.0).numpy().tobytes())
+    for offset in (0, 1234, 7999):
+        damaged = bytearray(blob)
+        damaged[where + offset] ^= 1
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(checkpoint.CheckpointError):
+            checkpoint.load(tmp_path / "last.pt")
+
+
+def test_checkpoint_runs_no_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    torch.save({"format": checkpoint.FORMAT, "state": Evil()}, tmp_path / "last.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="不许执行的内容"):
+        checkpoint.load(tmp_path / "last.pt")
+    assert not (tmp_path / "owned").exists(), "载入检查点时执行了里面的代码"
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.9, 0.999])
+def test_truncated_checkpoint_is_called_incomplete(tmp_path, share):
+    checkpoint.save(tmp_path, {"epoch": 1, "w": torch.arange(2000.0)})
+    blob = (tmp_path / "last.pt").read_bytes()
+    (tmp_path / "last.pt").write_bytes(blob[: int(share * len(blob))])
+    with pytest.raises(checkpoint.CheckpointError, match="不是完整的检查点"):
+        checkpoint.load(tmp_path / "last.pt")
+
+
+def test_missing_and_foreign_checkpoints(tmp_path):
+    assert checkpoint.load_latest(tmp_path) is None
+    with pytest.raises(checkpoint.CheckpointError, match="找不到"):
+        checkpoint.load(tmp_path / "last.pt")
+    torch.save({"w": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="不是本书"):
+        checkpoint.load(tmp_path / "other.pt")
+    with pytest.raises(checkpoint.CheckpointError, match="没有检查点"):
+        checkpoint.load_network(tmp_path)

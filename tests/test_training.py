@@ -1,24 +1,26 @@
 """自己的数据上的训练：片段、检查点、断点续训、分布式、坏数据与满磁盘。"""
 
 import csv
+import errno
 import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 
 from lstm_lib.audio import SAMPLE_RATE, read_audio, si_sdr
 from lstm_lib.irm_training import si_sdr_loss
 from lstm_lib.training import checkpoint, devices, engine, sources
-from lstm_lib.training.dataset import Corpus, FileTable, Segments, ShardedBatches, collate, read_segment
+from lstm_lib.training.dataset import Segments, ShardedBatches, collate, read_segment
 from lstm_lib.training.folders import DataError
 
 TINY = ["--epochs", "3", "--steps", "3", "--batch", "4", "--seconds", "0.3", "--valid-segments", "6"]
@@ -213,15 +215,6 @@ def test_silence_is_reported_not_looped_forever(tmp_path):
     assert "静音" in problem
 
 
-def test_file_table_holds_no_python_strings():
-    table = FileTable([f"/数据/{i}.wav" for i in range(1000)], np.full(1000, 16000), np.full(1000, 16000))
-    assert table.path(0) == "/数据/0.wav" and table.path(999) == "/数据/999.wav"
-    assert all(isinstance(v, np.ndarray) for v in vars(table).values())
-    rng = np.random.default_rng(0)
-    drawn = {table.draw(rng) for _ in range(20000)}
-    assert min(drawn) == 0 and max(drawn) == 999
-
-
 def test_loss_is_the_books_si_sdr():
     rng = np.random.default_rng(0)
     clean, noisy = rng.normal(size=(2, 4096)).astype(np.float32)
@@ -332,6 +325,30 @@ def test_two_processes_see_the_loss_of_one(tree, unbroken, tmp_path):
     assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-3
 
 
+def test_output_that_is_not_shared_stops_every_process(tree, tmp_path):
+    """两台机器各有各的文件夹（以两个当前目录充当）：都以一句话停下。"""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    processes = []
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        processes.append(subprocess.Popen(
+            command(tree, "run"), cwd=tmp_path / str(rank), stderr=subprocess.PIPE, text=True,
+            stdout=subprocess.DEVNULL,
+            env={**FAST, "PYTHONPATH": str(ROOT), **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        ))  # fmt: skip
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for process, error in zip(processes, errors, strict=True):
+        assert process.returncode == 1, error
+        assert "看不到 0 号进程写的 run/index.npz" in error and "Traceback" not in error
+    assert "错误：这台机器上看不到" in errors[1]
+
+
 def test_batch_must_divide_among_processes(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(engine.TrainingError, match="不能平分给 2 个进程"):
@@ -339,73 +356,6 @@ def test_batch_must_divide_among_processes(tree, tmp_path, monkeypatch):
 
 
 # ---- 检查点 ----
-
-
-def small_state(epoch):
-    return {"epoch": epoch, "w": torch.full((3,), float(epoch)), "history": [{"a": 1.5}], "best": None}
-
-
-def test_previous_checkpoint_is_kept_and_used(tmp_path):
-    checkpoint.save(tmp_path, small_state(1))
-    checkpoint.save(tmp_path, small_state(2))
-    assert checkpoint.load(tmp_path / "previous.pt")["epoch"] == 1
-    blob = bytearray((tmp_path / "last.pt").read_bytes())
-    lines = []
-    for damage in (blob[: len(blob) // 2], b"", b"abc"):
-        (tmp_path / "last.pt").write_bytes(damage)
-        assert checkpoint.load_latest(tmp_path, lines.append)["epoch"] == 1
-        assert "改用上一个检查点" in lines[-1]
-        assert (tmp_path / "last.pt.corrupt").exists()
-    checkpoint.save(tmp_path, small_state(2))
-    assert checkpoint.load(tmp_path / "previous.pt")["epoch"] == 1, "坏的检查点顶掉了好的"
-    (tmp_path / "last.pt").write_bytes(b"x")
-    (tmp_path / "previous.pt").write_bytes(b"y")
-    with pytest.raises(checkpoint.CheckpointError, match=r"都坏了.*--restart"):
-        checkpoint.load_latest(tmp_path, lines.append)
-
-
-def test_any_flipped_byte_of_the_weights_is_noticed(tmp_path):
-    state = {"epoch": 1, "w": torch.arange(2000.0)}
-    checkpoint.save(tmp_path, state)
-    blob = (tmp_path / "last.pt").read_bytes()
-    where = blob.index(torch.arange(2000.0).numpy().tobytes())
-    for offset in (0, 1234, 7999):
-        damaged = bytearray(blob)
-        damaged[where + offset] ^= 1
-        (tmp_path / "last.pt").write_bytes(damaged)
-        with pytest.raises(checkpoint.CheckpointError):
-            checkpoint.load(tmp_path / "last.pt")
-
-
-def test_checkpoint_runs_no_code(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "owned",))
-
-    torch.save({"format": checkpoint.FORMAT, "state": Evil()}, tmp_path / "last.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="不许执行的内容"):
-        checkpoint.load(tmp_path / "last.pt")
-    assert not (tmp_path / "owned").exists(), "载入检查点时执行了里面的代码"
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.5, 0.9, 0.999])
-def test_truncated_checkpoint_is_called_incomplete(tmp_path, share):
-    checkpoint.save(tmp_path, {"epoch": 1, "w": torch.arange(2000.0)})
-    blob = (tmp_path / "last.pt").read_bytes()
-    (tmp_path / "last.pt").write_bytes(blob[: int(share * len(blob))])
-    with pytest.raises(checkpoint.CheckpointError, match="不是完整的检查点"):
-        checkpoint.load(tmp_path / "last.pt")
-
-
-def test_missing_and_foreign_checkpoints(tmp_path):
-    assert checkpoint.load_latest(tmp_path) is None
-    with pytest.raises(checkpoint.CheckpointError, match="找不到"):
-        checkpoint.load(tmp_path / "last.pt")
-    torch.save({"w": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="不是本书"):
-        checkpoint.load(tmp_path / "other.pt")
-    with pytest.raises(checkpoint.CheckpointError, match="没有检查点"):
-        checkpoint.load_network(tmp_path)
 
 
 def test_corrupt_last_checkpoint_ends_in_the_same_result(tree, unbroken, tmp_path):
@@ -425,6 +375,72 @@ def test_changed_settings_are_refused_and_restart_works(tree, unbroken, tmp_path
         train(tree, out, learning_rate=1e-3)
     train(tree, out, restart=True, epochs=1)
     assert [r["epoch"] for r in rows(out)] == ["1"]
+
+
+def kept(out):
+    names = ("last.pt", "previous.pt", "best.safetensors", "held.json", "log.csv")
+    return {name: (out / name).read_bytes() for name in names}
+
+
+def test_restart_touches_nothing_until_its_first_checkpoint(tree, unbroken, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    with pytest.raises(DataError, match="找不到文件夹"):
+        train(tmp_path / "没有", out, restart=True)
+    with pytest.raises(checkpoint.CheckpointError):
+        train(tree, out, restart=True, init=str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_synced", full_disk)
+        with pytest.raises(engine.TrainingError, match=r"上一次训练的检查点没有动.*从头训练"):
+            train(tree, out, restart=True)
+    assert kept(out) == kept(unbroken)
+    # 从同一个文件夹里旧的最好的起步；旧的检查点不给新的训练当退路
+    start = checkpoint.load_network(unbroken).state_dict()
+    state = train(tree, out, restart=True, epochs=1, steps=1, learning_rate=1e-12, init=str(out))
+    assert max((state["network"][k] - start[k]).abs().max().item() for k in start) < 1e-9
+    assert checkpoint.load(out / "last.pt")["epoch"] == 1
+    assert not (out / "previous.pt").exists()
+
+
+def full_disk(path, *_):
+    raise OSError(errno.ENOSPC, "No space left", str(path))
+
+
+def test_full_disk_in_the_first_epoch_and_in_the_log(tree, unbroken, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write_synced", full_disk)
+        with pytest.raises(engine.TrainingError, match="磁盘满了。还没有检查点，腾出空间后要从头训练"):
+            train(tree, out)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "write_csv", full_disk)
+        with pytest.raises(engine.TrainingError, match=r"第 1 轮的检查点已存好，只有 log\.csv 没写成"):
+            train(tree, out)
+        assert checkpoint.load(out / "last.pt")["epoch"] == 1
+        with pytest.raises(engine.TrainingError, match="用同样的命令补上"):
+            train(tree, out)
+    train(tree, out)
+    assert_same_run(unbroken, out)
+
+
+def test_missing_rows_of_the_log_are_restored(tree, unbroken, tmp_path):
+    """断在 last.pt 与 log.csv 之间：再来一次就补上，哪怕早已训练完。"""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    lines = (out / "log.csv").read_bytes().splitlines(keepends=True)
+    (out / "log.csv").write_bytes(b"".join(lines[:-1]))
+    train(tree, out)
+    assert (out / "log.csv").read_bytes() == b"".join(lines)
+
+
+def test_refused_run_leaves_the_record_of_groups(tree, unbroken, tmp_path):
+    root, out = tmp_path / "tree", tmp_path / "run"
+    shutil.copytree(tree, root)
+    shutil.copytree(unbroken, out)
+    (root / "speech" / "spk0").rename(root / "speech" / "spk9")
+    with pytest.raises(engine.TrainingError, match="--lr"):
+        train(root, out, learning_rate=1e-3)
+    assert kept(out) == kept(unbroken)
 
 
 def test_two_runs_cannot_share_a_folder(tree, tmp_path, monkeypatch):
@@ -591,6 +607,11 @@ def test_tensorboard_written_or_clearly_missing(tree, tmp_path, monkeypatch):
         (["--epochs", "3", "--seconds", "1"], 1, "--epochs、--seconds 只用于自己的数据"),
         (["--steps", "2"], 1, "请用 .safetensors 作扩展名"),
         (["--lr", "快"], 2, "不是数"),
+        (["--workers", "100000"], 2, "100000 个太多"),
+        (["--speech", ".", "--noise", ".", "--batch", "100000000"], 1, "GB 内存"),
+        (["--out", "a.safetensors", "--batch", "100000000"], 1, "GB 内存"),
+        (["--out", "/proc/a.safetensors"], 1, "--out /proc/a.safetensors：没有权限在 /proc 里写文件"),
+        (["--speech", ".", "--noise", ".", "--out", "/proc/a"], 1, "--out /proc/a：没有权限"),
     ],
 )
 def test_wrong_arguments_are_explained(tmp_path, monkeypatch, capsys, arguments, code, words):
@@ -617,13 +638,3 @@ def test_builtin_corpus_gives_a_network_for_enhance(tmp_path, capsys, steps):
     arguments = ["enhance", tmp_path / "带噪.wav", tmp_path / "增强.wav", "--model", model]
     assert main([*map(str, arguments)]) == 0
     assert len(read_audio(tmp_path / "增强.wav")) == len(read_audio(tmp_path / "带噪.wav"))
-
-
-def test_memory_does_not_hold_the_corpus():
-    """一百万个文件的表，每个文件只占几十个字节。"""
-    count = 100_000
-    table = FileTable([f"/corpus/{i:07d}.wav" for i in range(count)], np.ones(count), np.ones(count))
-    empty = FileTable([], [], [])
-    corpus = Corpus(table, table, empty, empty)
-    size = sum(array.nbytes for array in corpus.save_arrays("x").values())
-    assert size < 2 * 64 * count

@@ -1,11 +1,15 @@
 """命令行：每个子命令一个模块，提供 ``add_parser(subparsers)`` 与 ``run(args)``。"""
 
 import argparse
+import contextlib
+import errno
 import importlib
 import os
 import pkgutil
 import re
 import sys
+import tempfile
+from pathlib import Path
 
 # argparse 的报错只有英文，逐条换成中文
 ARGPARSE_MESSAGES = (
@@ -26,6 +30,49 @@ ARGPARSE_MESSAGES = (
 
 class UserError(Exception):
     """使用者能改正的错误；消息直接给人看，指明文件或参数以及怎么办。"""
+
+
+def check_writable(option: str, path) -> None:
+    """费时的活动手之前：``path``（文件或文件夹，可以还不存在）写不了就抛 :class:`UserError`。
+
+    真的写一下才作数：root 看权限位总是能写，只读的文件系统却不看是谁。
+    """
+    from lstm_lib.files import os_reason
+
+    path = Path(path)
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"{option} {path}：{os_reason(bare(error))}；请换一个路径。") from error
+    folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        # /proc 那样不让建文件的地方，报的是“不存在”
+        denied = error.errno in {errno.EACCES, errno.EPERM, errno.ENOENT}
+        why = (
+            f"没有权限在 {folder} 里写文件" if denied else f"{folder} 里写不了文件，{os_reason(bare(error))}"
+        )
+        raise UserError(f"{option} {path}：{why}；请换一个路径。") from error
+
+
+@contextlib.contextmanager
+def writing(option: str, path):
+    """写 ``path`` 时的 ``OSError`` 换成 :class:`UserError`，说使用者给的名字，不说他不认得的临时文件。"""
+    from lstm_lib.files import os_reason
+
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option} {path} 写不了：{os_reason(bare(error))}") from error
+
+
+def bare(error: OSError) -> OSError:
+    """去掉文件名的同一个错。"""
+    return OSError(error.errno, error.strerror) if error.errno is not None else error
 
 
 class ChineseHelpFormatter(argparse.RawDescriptionHelpFormatter):

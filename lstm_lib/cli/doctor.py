@@ -125,10 +125,17 @@ def check_cache() -> Finding | None:
     return Finding(OK, "缓存目录", f"{folder}，可用 {free:.0f} GB")
 
 
-def check_memory() -> Finding:
+def physical_memory() -> float | None:
+    """这台机器的内存，GB；问不出来是 None。"""
     try:
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (AttributeError, ValueError, OSError):
+        return None
+
+
+def check_memory() -> Finding:
+    total = physical_memory()
+    if total is None:
         return Finding(OK, "内存", "未知")
     if total < MEMORY_GB:
         return Finding(WARN, "内存", f"{total:.1f} GB", f"训练与建书约需 {MEMORY_GB:.0f} GB，可能会很慢")

@@ -47,6 +47,7 @@ BYTES = {
     "DOUBLE": 8,
 }
 DISK_FULL = "输出写到一半写不下去了，多半是磁盘满了；请腾出空间或换一个位置。"
+OGG_RATE = 200_000  # 再高，libvorbis 不收，libsndfile 却不查，整个进程崩溃
 RIFF_LIMIT = 0xFFFF0000  # 普通 wav 的长度字段只有 32 位
 DESCRIPTION = """\
 增强一个声音文件：用本书训练的网络压低噪声。
@@ -94,7 +95,8 @@ def add_parser(subparsers):
         metavar="引擎",
         choices=ENGINES,
         default="numpy",
-        help=f"用什么算 LSTM，结果相同、快慢不同：{'、'.join(ENGINES)}（默认 numpy，即本书手写的）",
+        help="用什么算 LSTM：numpy（默认，本书手写的）、torch、torch-cell、onnxruntime、ncnn、c，"
+        "结果只差舍入；c-int8 的权重与输入经过量化，略有不同",
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="不显示进度条和总结，只报错误")
     parser.set_defaults(run=run)
@@ -201,6 +203,8 @@ def new_audio(path: Path, source):
 
     path = path.resolve()  # 输出是符号链接时，写它指向的文件
     container, subtype = output_format(path, source)
+    if container == "OGG" and source.samplerate > OGG_RATE:
+        raise UserError(f"{path.suffix} 存不下 {source.samplerate} Hz 的声音；请把输出改成 .wav。")
     with contextlib.ExitStack() as stack:
         stack.enter_context(tidy_folders(path))
         try:

@@ -4,14 +4,14 @@ import os
 import sys
 from pathlib import Path
 
-from lstm_lib.cli import UserError
-from lstm_lib.cli.train import positive, share
-from lstm_lib.files import REASONS, os_reason
+from lstm_lib.cli import UserError, check_writable, writing
+from lstm_lib.cli.train import process_count, share
+from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
 在成对的（纯净、带噪）文件夹上打分：SI-SDR、STOI，装了 pesq 包还有 PESQ。
 
-表里依次是：不处理的带噪语音（下限）、几种经典方法、网络、理想掩蔽（同一种掩蔽能到的上限）。
+表里依次是：不处理的带噪语音（下限）、几种经典方法、网络、理想掩蔽（已知答案时的理想比值掩蔽，作参照）。
 文件按名字配对，任意采样率、声道数；读不了的、没有语音的跳过，并报告。"""
 
 EPILOG = """\
@@ -39,7 +39,7 @@ def add_parser(subparsers):
     parser.add_argument("--csv", metavar="文件", help="把平均分与逐文件的得分写成 CSV；缺的文件夹会建好")
     parser.add_argument("--no-pesq", action="store_true", help="不算 PESQ（它最慢）")
     parser.add_argument(
-        "--workers", metavar="个数", type=positive, default=min(8, os.cpu_count() or 1),
+        "--workers", metavar="个数", type=process_count, default=min(8, os.cpu_count() or 1),
         help="几个进程一起算（默认看核数，至多 8）",
     )  # fmt: skip
     parser.add_argument(
@@ -63,7 +63,8 @@ def run(args) -> int:
         print(evaluation.table(scores))
         explain(scores, args.no_pesq)
         if args.csv:
-            write_csv(args.csv, scores)
+            with writing("--csv", args.csv):
+                evaluation.write_csv(args.csv, scores)
             print(f"已写出 {args.csv}")
     except OSError as error:
         raise UserError(os_reason(error)) from error
@@ -76,26 +77,7 @@ def check_csv(path: Path) -> None:
     """打分要好一阵，写不了的文件名先说。"""
     if os.path.isdir(path):
         raise UserError(f"--csv {path} 是一个已有的文件夹；请给出文件名，例如 {path / '得分.csv'}。")
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise UserError(
-            f"--csv {path}：{REASONS.get(error.errno, error.strerror)}；请换一个路径。"
-        ) from error
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--csv {path}：没有权限在 {folder} 里写文件；请换一个路径。")
-
-
-def write_csv(path, scores) -> None:
-    from lstm_lib.training import evaluation
-
-    try:
-        evaluation.write_csv(path, scores)
-    except OSError as error:  # error.filename 是临时文件，使用者不认得
-        raise UserError(f"--csv {path} 写不了：{REASONS.get(error.errno, error.strerror)}") from error
+    check_writable("--csv", path)
 
 
 def find_pairs(args):

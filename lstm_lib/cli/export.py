@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lstm_lib.cli import UserError
+from lstm_lib.cli import UserError, check_writable
 from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
@@ -48,6 +48,7 @@ def run(args) -> int:
     out = Path(args.out or "irm")
     if out.is_dir():
         raise UserError(f"--out {out} 是一个已有的文件夹；请给出文件名，例如 {out / 'irm'}。")
+    check_writable("--out", out)
     try:
         network = checkpoint.load_network(args.checkpoint) if args.checkpoint else irm.load_trained()
         files, worst = export.export(network, args.to, out, args.streaming, args.fp16)

@@ -4,7 +4,8 @@ import argparse
 import os
 from pathlib import Path
 
-from lstm_lib.cli import UserError
+from lstm_lib.cli import UserError, check_writable, writing
+from lstm_lib.cli.doctor import physical_memory
 from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
@@ -36,6 +37,8 @@ unreadable.txt（跳过的文件）。
 
 # 内置语料上能改的配方：命令行参数的名字 → 配方里的名字
 RECIPE_FIELDS = {"steps": "steps", "batch": "batch", "lr": "learning_rate", "clip": "clip", "seed": "seed"}
+CPU_BYTES = 100  # 在 CPU 上训练，每个样点约占的字节：谱、门与梯度都算（256 段时实测 114）
+WAVE_BYTES = 8  # 在显卡上训练，内存里只有带噪与纯净两路波形
 OWN_DATA_ONLY = {
     "epochs": "--epochs",
     "seconds": "--seconds",
@@ -116,7 +119,11 @@ def add_parser(subparsers):
     course.add_argument("--seed", metavar="整数", type=natural, default=0, help="随机种子（默认 0）")
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
     course.add_argument("--document", action="store_true", help="训练 LSTM 直接接 Sigmoid 的原样网络")
-    course.add_argument("--restart", action="store_true", help="丢开输出文件夹里已有的检查点，从头训练")
+    course.add_argument(
+        "--restart",
+        action="store_true",
+        help="丢开输出文件夹里已有的检查点，从头训练；第一轮存下之前，旧的还在",
+    )
     machine = parser.add_argument_group("机器")
     machine.add_argument(
         "--device", metavar="设备", default="auto", help="auto（默认）、cpu、cuda、cuda:1、mps"
@@ -126,7 +133,10 @@ def add_parser(subparsers):
         help="混合精度：auto（默认，只在 NVIDIA 显卡上用）、off、bf16、fp16",
     )  # fmt: skip
     machine.add_argument(
-        "--workers", metavar="个数", type=natural, help="每个训练进程几个读数据的子进程（默认看核数，至多 4）"
+        "--workers",
+        metavar="个数",
+        type=process_count,
+        help="每个训练进程几个读数据的子进程（默认看核数，至多 4）",
     )
     machine.add_argument(
         "--tensorboard", choices=("auto", "on", "off"), default="auto", metavar="开关",
@@ -149,6 +159,15 @@ def natural(text):
         raise argparse.ArgumentTypeError(f"{text!r} 不是整数") from None
     if value < 0:
         raise argparse.ArgumentTypeError("不能是负数")
+    return value
+
+
+def process_count(text):
+    """子进程的个数；多得离谱的（多半是手误）会把机器拖死。"""
+    value, cores = natural(text), os.cpu_count() or 1
+    most = max(8, 4 * cores)
+    if value > most:
+        raise argparse.ArgumentTypeError(f"{value} 个太多，这台机器有 {cores} 个核，至多 {most} 个")
     return value
 
 
@@ -201,7 +220,7 @@ def train_builtin(args) -> int:
     """内置语料：什么都不改，就是书中用的那一份网络；改了配方就当场另训练一个。"""
     from dataclasses import replace
 
-    from lstm_lib import corpus, irm, irm_training
+    from lstm_lib import audio, corpus, irm, irm_training
 
     given = {name for name in vars(args) if getattr(args, name) != args.default_of(name)}
     useless = [option for name, option in OWN_DATA_ONLY.items() if name in given]
@@ -216,6 +235,8 @@ def train_builtin(args) -> int:
         raise UserError(f"--out {target}：内置语料训练的结果是一个权重文件，请用 .safetensors 作扩展名。")
     if target.is_dir():
         raise UserError(f"--out {target} 是一个文件夹；内置语料训练的结果是一个文件，请换个名字。")
+    check_writable("--out", target)
+    check_memory(args.batch, irm_training.RECIPES[name].segment * audio.HOP_LENGTH)
     changes = {field: getattr(args, name) for name, field in RECIPE_FIELDS.items() if name in given}
     if changes:
         if changes.get("steps") == 20:  # OneCycleLR 的升温段恰好是一步时会除以零
@@ -225,14 +246,26 @@ def train_builtin(args) -> int:
         network, history = irm_training.train(corpus.training_data(), recipe)
     else:
         network, history = irm.load_trained(name), irm.training_history(name)
-    irm.save(network, target, history)
+    with writing("--out", target):
+        irm.save(network, target, history)
     print(f"已写出 {target}：内置语料，{history['steps']} 步，最后的损失 {history['losses'][-1][1]:.2f} dB")
     return 0
 
 
+def check_memory(batch: int, length: int, per_sample: int = CPU_BYTES) -> None:
+    """一步 ``batch`` 段、每段 ``length`` 个样点，这台机器的内存明摆着放不下就拒绝，免得把机器拖进交换区。"""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / int(os.environ.get("WORLD_SIZE", "1"))
+    need, have = batch * here * length * per_sample / 1e9, physical_memory()
+    if have is not None and need > have:
+        raise UserError(
+            f"--batch {batch}：一步约要 {need:.0f} GB 内存，这台机器只有 {have:.0f} GB；"
+            "请把 --batch 或 --seconds 改小。"
+        )
+
+
 def train_own(args) -> int:
     """自己的数据。"""
-    from lstm_lib.training import engine, sources
+    from lstm_lib.training import devices, engine, sources
 
     data = sources.Sources(
         speech=args.speech,
@@ -261,10 +294,15 @@ def train_own(args) -> int:
     out = Path(args.out or "runs/irm")
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} 是一个文件；用自己的数据训练时，它应是一个文件夹。")
+    writer = int(os.environ.get("RANK", "0")) == 0
+    if writer:
+        check_writable("--out", out)
+    on_cpu = devices.choose_device(args.device).type == "cpu"
+    check_memory(args.batch, settings.length, CPU_BYTES if on_cpu else WAVE_BYTES)
     state = engine.train(
         data, settings, out, args.device, args.amp, workers(args), args.restart, args.tensorboard
     )
-    if int(os.environ.get("RANK", "0")) == 0:
+    if writer:
         best = max(state["history"], key=lambda row: row["valid_si_sdr"])
         print(
             f"最好的是第 {best['epoch']} 轮，验证 SI-SDR {best['valid_si_sdr']:.2f} dB"

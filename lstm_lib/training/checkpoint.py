@@ -23,9 +23,11 @@ class CheckpointError(ValueError):
     """检查点不存在、损坏或不是本书的；消息指明文件与办法。"""
 
 
-def save(folder, state: dict) -> None:
+def save(folder, state: dict, first: bool = False, before=lambda: None) -> None:
     """把 ``state``（张量、数、字符串、列表、字典的嵌套）写成 ``last.pt``，原来的改名为 ``previous.pt``。
 
+    ``first``：这是一次新训练的头一个，原来的属于另一次训练，不留作退路。``before`` 是新的已经落盘、
+    旧的还没动时要做的事；它出错时旧的原样。
     先在内存里拼好再写：磁盘写满时得到的是说得清的 ``OSError``，而不是序列化库内部的断言。
     """
     folder = Path(folder)
@@ -33,8 +35,11 @@ def save(folder, state: dict) -> None:
     torch.save({"format": FORMAT, "digest": digest(state), "state": state}, buffer)
     with atomic_path(folder / LAST) as temporary:
         _write_synced(temporary, buffer.getbuffer())
-        # 到这里新的已完整落盘，才挪动旧的；这两次改名之间断电，previous.pt 仍是好的
-        if (folder / LAST).exists():
+        before()
+        # 到这里新的已完整落盘，才挪动旧的；这两次改名之间断电，总有一个是好的
+        if first:
+            (folder / PREVIOUS).unlink(missing_ok=True)
+        elif (folder / LAST).exists():
             os.replace(folder / LAST, folder / PREVIOUS)
 
 
@@ -106,7 +111,7 @@ def load_latest(folder, say=print) -> dict | None:
 
 def remove_leftovers(folder) -> None:
     """清掉被 kill -9 时写了一半的临时文件。"""
-    for pattern in (".last-*.pt", ".best-*.safetensors", ".index-*.npz", ".log-*.csv"):
+    for pattern in (".last-*.pt", ".best-*.safetensors", ".index-*.npz", ".log-*.csv", ".held-*.json"):
         for path in Path(folder).glob(pattern):
             path.unlink(missing_ok=True)
 

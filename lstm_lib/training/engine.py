@@ -47,7 +47,8 @@ def train(
 ) -> dict:
     """训练，返回最后的状态（``state["history"]`` 是各轮的结果）。
 
-    ``out`` 里有没训练完的检查点就接着训练，``restart`` 则丢开它从头来。``tensorboard`` 是 auto、on 或 off。
+    ``out`` 里有没训练完的检查点就接着训练，``restart`` 则不理会它、从头来，第一轮存下时才盖掉它。
+    ``tensorboard`` 是 auto、on 或 off。数据、参数或磁盘有问题时抛 ``ValueError`` 的子类或 ``OSError``。
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch % processes:
@@ -60,10 +61,13 @@ def train(
         say = say if world.is_writer else (lambda *_: None)
         with _only_writer(out, world):
             prepared = _guarded(world, lambda: _prepare(data, out, restart, say))
-            corpora = sources.load_index(out / "index.npz")
+            corpora = sources.shared_index(world, out / "index.npz", prepared["fingerprint"])
             settings.settle_steps(corpora[0].seconds, prepared["state"] and prepared["state"]["settings"])
             run = _Run(settings, out, device, amp, workers, world, say, corpora, data.max_bad)
+            run.again += "（去掉 --restart）" if restart else ""
             state = run.start(prepared)
+            if state["history"]:  # 上次可能没来得及写，或没写成
+                _guarded(world, lambda: run.write_log(state))
             with Records(out, state["history"], tensorboard if world.is_writer else "off", say) as records:
                 run.loop(state, records)
             return state
@@ -109,10 +113,8 @@ def _guarded(world: World, work):
 def _prepare(data, out, restart, say):
     """扫描数据，写下清单；返回数据的指纹、坏文件与接着训练用的状态。"""
     checkpoint.remove_leftovers(out)
-    if restart:
-        for name in (checkpoint.LAST, checkpoint.PREVIOUS, checkpoint.BEST, "held.json"):
-            (out / name).unlink(missing_ok=True)
-    state = checkpoint.load_latest(out, say)
+    # 要从头训练也先不动旧的：参数也许写错了，--init 也许就指着它
+    state = None if restart else checkpoint.load_latest(out, say)
     say("扫描数据……")
     gathered = sources.gather(data, sources.load_held(out / "held.json") if state else None)
     for line in gathered.report:
@@ -123,8 +125,8 @@ def _prepare(data, out, restart, say):
         for bad in gathered.bad[:5]:
             say(f"  {bad.path}：{bad.reason}")
     sources.save_index(out / "index.npz", gathered)
-    sources.save_held(out / "held.json", gathered.held)
-    return {"fingerprint": gathered.fingerprint(), "state": state, "bad": gathered.bad}
+    fingerprint = sources.fingerprint(gathered.train, gathered.valid)
+    return {"fingerprint": fingerprint, "state": state, "bad": gathered.bad, "held": gathered.held}
 
 
 class _Run:
@@ -148,6 +150,7 @@ class _Run:
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         self.model = self.network
         self.failures = {}
+        self.again = "用同样的命令"
 
     def _loader(self, dataset, workers, **options):
         return DataLoader(
@@ -177,6 +180,7 @@ class _Run:
         else:
             self._resume(state, prepared["fingerprint"])
         state["fingerprint"] = prepared["fingerprint"]
+        self.held = prepared["held"]
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.network, device_ids=ids)
@@ -345,15 +349,34 @@ class _Run:
         _guarded(self.world, lambda: self._write(state, row, is_best))
 
     def _write(self, state, row, is_best):
-        try:
+        def before():  # 与检查点一同换上；最好的网络先写，断在中间时重训这一轮会再写一次
             if is_best:
                 checkpoint.save_best(self.out, self.network, {"epoch": row["epoch"], **row})
-            checkpoint.save(self.out, state)
+            sources.save_held(self.out / "held.json", self.held)
+
+        done = row["epoch"] - 1
+        try:
+            checkpoint.save(self.out, state, first=done == 0, before=before)
+        except OSError as error:
+            if done:
+                rest = f"原来的检查点完好（第 {done} 轮），腾出空间后{self.again}接着训练。"
+            elif (self.out / checkpoint.LAST).exists():
+                rest = "上一次训练的检查点没有动；腾出空间后用同样的命令从头训练。"
+            else:
+                rest = "还没有检查点，腾出空间后要从头训练。"
+            raise TrainingError(
+                f"第 {row['epoch']} 轮的检查点写不进 {self.out}：{os_reason(error)}。{rest}"
+            ) from error
+        self.write_log(state)
+
+    def write_log(self, state) -> None:
+        """由各轮的结果重写 log.csv。"""
+        try:
             write_csv(self.out / "log.csv", state["history"])
         except OSError as error:
             raise TrainingError(
-                f"第 {row['epoch']} 轮的检查点写不进 {self.out}：{os_reason(error)}。原来的检查点完好（第 "
-                f"{row['epoch'] - 1} 轮），腾出空间后用同样的命令接着训练。"
+                f"第 {state['epoch']} 轮的检查点已存好，只有 log.csv 没写成：{os_reason(error)}；"
+                f"腾出空间后{self.again}补上。"
             ) from error
 
 

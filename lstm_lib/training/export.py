@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lstm_lib.files import atomic_path
+from lstm_lib.files import REASONS, atomic_path
 from lstm_lib.irm import BINS, HIDDEN_SIZE, INPUT_SIZE, IRMNetwork
 from lstm_lib.lstm import LSTM
 
@@ -18,7 +18,7 @@ SUFFIXES = {"onnx": (".onnx",), "ncnn": (".param", ".bin"), "bin": (".lstm", ".b
 
 
 class ExportError(ValueError):
-    """导出的结果与 torch 不符，或参数不合；这时什么文件也没有写。"""
+    """导出的结果与 torch 不符，参数不合，或写不了；前两种时什么文件也没有写。"""
 
 
 def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False):
@@ -42,8 +42,11 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
         targets = [_target(out, to, source.name) for source in made]
         _check_targets(targets, to)
         for source, target in zip(made, targets, strict=True):
-            with atomic_path(target) as temporary:
-                shutil.copyfile(source, temporary)
+            try:
+                with atomic_path(target) as temporary:
+                    shutil.copyfile(source, temporary)
+            except OSError as error:  # error.filename 是临时文件，使用者不认得
+                raise ExportError(f"{target} 写不了：{REASONS.get(error.errno, error.strerror)}。") from error
     return targets, worst
 
 

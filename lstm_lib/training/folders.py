@@ -235,10 +235,11 @@ def _fileid_key(path, root):
     return match and match.group(1)
 
 
-def split_groups(durations: dict[str, float], share: float, seed: int = 0, keep=()) -> set[str]:
+def split_groups(durations: dict[str, float], share: float, seed: int = 0, keep=(), trained=()) -> set[str]:
     """挑出验证用的组：按组名的散列排队取，取够总时长的 ``share`` 为止；至少一组，绝不全取。
 
-    散列只看组名与种子，日后添加新的说话人，大体上不会挪动旧的。``keep`` 是上次已定为验证的组，一律保留。
+    ``durations`` 是各组的秒数。``keep``、``trained`` 是已定为验证、训练的组，两边都不挪，不够时只从新组里取。
+    某一边一组也没有时抛 :class:`DataError`。
     """
     if len(durations) < 2:
         raise DataError(
@@ -256,8 +257,10 @@ def split_groups(durations: dict[str, float], share: float, seed: int = 0, keep=
     order = sorted(durations, key=digest)
     target = share * sum(durations.values())
     chosen = {g for g in keep if g in durations}
+    fixed = chosen | set(trained)
+    candidates = [g for g in order if g not in fixed]
     for maximum in (1.5 * target, float("inf")):  # 先不取那些大得离谱的组，实在没有别的才取
-        for group in order:
+        for group in candidates:
             taken = sum(durations[g] for g in chosen)
             if chosen and taken >= target:
                 return chosen
@@ -268,5 +271,11 @@ def split_groups(durations: dict[str, float], share: float, seed: int = 0, keep=
             ):
                 chosen.add(group)
         if chosen:
-            return chosen
+            break
+    for side, present in (("验证", chosen), ("训练", durations.keys() - chosen)):
+        if not present:
+            raise DataError(
+                f"上次定下的{side}组一个也不在了，剩下的都属于另一边，不能挪用；"
+                "请把原来的文件放回来，或用 --valid 另给验证集，或换一个 --out 重新划分。"
+            )
     return chosen

@@ -1,7 +1,10 @@
 """把命令行给的文件夹变成训练与验证两份数据：认布局、扫描、配对、划分，并写下清单。"""
 
+import contextlib
 import hashlib
 import json
+import platform
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,38 +33,43 @@ class Sources:
 
 @dataclass
 class Gathered:
-    """训练与验证两份数据，以及给人看的说明、坏文件、验证组的名字。"""
+    """训练与验证两份数据，以及给人看的说明、坏文件。
+
+    ``held["train" 或 "valid"][种类]`` 是两边各组的名字，含上次有、这次不在的。
+    """
 
     train: Corpus
     valid: Corpus
     report: list[str]
     bad: list
-    held: dict[str, list[str]]
+    held: dict[str, dict[str, list[str]]]
 
-    def fingerprint(self) -> str:
-        """数据的指纹：文件或划分变了，它就变。"""
-        digest = hashlib.sha256()
-        for prefix, corpus in (("train", self.train), ("valid", self.valid)):
-            for name, array in corpus.save_arrays(prefix).items():
-                digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+
+def fingerprint(train: Corpus, valid: Corpus) -> str:
+    """两份数据的指纹：文件或划分变了，它就变。"""
+    digest = hashlib.sha256()
+    for prefix, corpus in (("train", train), ("valid", valid)):
+        for name, array in corpus.save_arrays(prefix).items():
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def gather(sources: Sources, previous: dict | None = None) -> Gathered:
-    """扫描并划分。``previous`` 是上一次的 ``held``：已定为验证的组不再挪回训练。"""
-    report, previous = [], previous or {}
+    """扫描并划分。``previous`` 是上一次的 ``held``：已定在哪一边的组不再挪动。"""
+    report, previous = [], previous or {"train": {}, "valid": {}}
     speech_roots, noise_roots, pair_roots = _resolve(sources, report)
     if bool(speech_roots) != bool(noise_roots):
         lacking, given = ("--noise", "语音") if speech_roots else ("--speech", "噪声")
         raise DataError(f"只给了{given}，还缺 {lacking}：现场混合要语音与噪声两样。")
     if not speech_roots and not pair_roots:
         raise DataError("没有给训练数据：请给 --speech 与 --noise，或 --paired，或 --data。")
-    bad, held, train, valid = [], {}, {}, {}
+    bad, train, valid = [], {}, {}
+    held = {side: dict(groups) for side, groups in previous.items()}
     for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
         files = _scan(kind, roots, sources, bad) if roots else []
-        train[kind], valid[kind], held[kind] = _split(kind, files, sources, previous, report)
+        train[kind], valid[kind] = _split(kind, files, sources, held, report)
     pairs = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
-    train["pairs"], valid["pairs"], held["pairs"] = _split("pairs", pairs, sources, previous, report)
+    train["pairs"], valid["pairs"] = _split("pairs", pairs, sources, held, report)
     if sources.valid:
         fixed = scan_pairs(*sources.valid, sources, bad)
         report.append(f"验证：成对的 {len(fixed)} 对，来自 {sources.valid[0]}")
@@ -145,9 +153,10 @@ def scan_pairs(clean_root, noisy_root, sources, bad):
     return pairs
 
 
-def _split(kind, items, sources, previous, report):
+def _split(kind, items, sources, held, report):
+    """分成（训练, 验证），并把各组在哪一边记进 ``held``；暂时不在的组也留在里面，回来时还在原来的一边。"""
     if not items:
-        return [], [], []
+        return [], []
     name = KINDS[kind]
     files = [p.clean for p in items] if kind == "pairs" else items
     durations = {}
@@ -157,8 +166,13 @@ def _split(kind, items, sources, previous, report):
     unit = "来源" if kind == "noise" else "说话人"
     if sources.valid:
         report.append(f"{name}：{len(items)} 个文件，{total}，全部用于训练")
-        return items, [], []
-    chosen = folders.split_groups(durations, sources.valid_share, sources.seed, previous.get(kind, ()))
+        _remember(held, kind, durations.keys(), set())
+        return items, []
+    keep = held["valid"].get(kind, ())
+    # 从前的记录只有验证组：那时在的其余各组都训练过了，分不清新旧就不再取
+    trained = held["train"].get(kind, durations.keys() - set(keep) if keep else ())
+    chosen = folders.split_groups(durations, sources.valid_share, sources.seed, keep, trained)
+    _remember(held, kind, durations.keys() - chosen, chosen)
     train = [i for i, f in zip(items, files, strict=True) if f.group not in chosen]
     valid = [i for i, f in zip(items, files, strict=True) if f.group in chosen]
     counts = f"训练 {len(train)} 个、验证 {len(valid)} 个"
@@ -168,7 +182,14 @@ def _split(kind, items, sources, previous, report):
             f"注意：认不出{name}里谁是谁，只好一个文件算一个说话人，同一人可能两边都有；"
             "请一人一个子文件夹，或用 --speaker 给出正则"
         )
-    return train, valid, sorted(chosen)
+    return train, valid
+
+
+def _remember(held, kind, train, valid):
+    """添上这次的各组；训练过的不再算验证组。"""
+    train = set(held["train"].get(kind, ())) | train
+    held["train"][kind] = sorted(train)
+    held["valid"][kind] = sorted((set(held["valid"].get(kind, ())) | valid) - train)
 
 
 def _duration(seconds: float) -> str:
@@ -202,18 +223,32 @@ def load_index(path) -> tuple[Corpus, Corpus]:
         return Corpus.from_arrays(arrays, "train"), Corpus.from_arrays(arrays, "valid")
 
 
+def shared_index(world, path, expected: str) -> tuple[Corpus, Corpus]:
+    """各进程读 0 号进程写的清单；有谁读不到，或读到的指纹不是 ``expected``，就一同抛 :class:`DataError`。"""
+    corpora, host = None, platform.node()
+    with contextlib.suppress(OSError, ValueError, KeyError, zipfile.BadZipFile):
+        corpora = load_index(path)
+    seen = corpora is not None and fingerprint(*corpora) == expected
+    blind = [name for name in world.gather(None if seen else host) if name is not None]
+    if blind:
+        where = f"{blind[0]} " if seen else "这台机器"
+        raise DataError(f"{where}上看不到 0 号进程写的 {path}；多机训练时 --out 要放在共享的文件夹里。")
+    return corpora
+
+
 def save_held(path, held: dict) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(held, ensure_ascii=True, indent=1), encoding="ascii")
 
 
 def load_held(path) -> dict:
-    """上一次的验证组；没有或读不了就当没有（会按同样的散列重新划分）。"""
+    """上一次两边的各组；没有或读不了就当没有（会按同样的散列重新划分）。从前的格式只有验证组。"""
     try:
         held = json.loads(Path(path).read_text(encoding="ascii"))
-        return held if isinstance(held, dict) else {}
     except (OSError, ValueError):
-        return {}
+        held = {}
+    held = held if isinstance(held, dict) else {}
+    return held if held.keys() == {"train", "valid"} else {"train": {}, "valid": held}
 
 
 def save_bad(path, bad) -> None:
