@@ -1,6 +1,6 @@
 """会说话的检查：对不上的时候，说出是哪个数组、哪个门、像是哪一种写错。
 
-随机权重只说明错了。这里给每个门一个不同的常数，读到的常数是谁的，那个位置放的就是谁。
+随机权重的一个最大差只说明错了。这里给每个门一个不同的常数，读到的常数是谁的，那个位置放的就是谁。
 """
 
 from itertools import permutations
@@ -67,7 +67,7 @@ def _explain(name, gate, seen):
 
 
 def culprit(pair, x, h, c, weight_ih, weight_hh, bias_ih, bias_hh) -> str:
-    """手写的一步 ``pair = (h, c)`` 与 PyTorch 不同时，把常见的写错逐一试过，说出是哪一种恰好得出它。
+    """手写的一步 ``pair = (h, c)`` 与 PyTorch 不同时，把常见的错法逐一试过，说出是哪一种恰好得出它。
 
     x (I,)、h (H,)、c (H,) 是这一步的输入与旧状态；权重同 ``torch.nn.LSTMCell``，门顺序 i f g o。
     都是 float64。对得上时返回「没有写错」；一种也不像时，请读者逐行对照公式。
