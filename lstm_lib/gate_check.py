@@ -12,7 +12,7 @@ from lstm_lib.layouts import GATE_NAMES
 from lstm_lib.lstm import LSTM, sigmoid, step
 
 GATE_VALUES = {"i": 0.9, "f": 0.7, "g": -0.5, "o": 0.6}  # 四个门应当恒等于的常数，彼此隔得开
-# 激活之前的值：σ 与 tanh 的反函数
+# 预激活值：σ 与 tanh 的反函数
 GATE_INPUTS = {k: np.arctanh(v) if k == "g" else np.log(v / (1 - v)) for k, v in GATE_VALUES.items()}
 ARRAYS = ("bias_l0", "weight_ih_l0", "weight_hh_l0")
 TOLERANCE = 1e-3  # 容得下 fp16 存的权重；四个常数之间至少差 0.1

@@ -362,7 +362,7 @@ class _Packed(NamedTuple):
         return y, h, c, record
 
     def _update_with_options(self, i, f, o, g, c):
-        """带窥视孔或截幅的一步（ONNX 的选项）：就地把四个门的输入变成门，并更新 c。"""
+        """带窥视孔或截幅的一步（ONNX 的选项）：就地把四个门的预激活值变成门，并更新 c。"""
         if self.peepholes is not None:
             i += self.peepholes[0] * c
             f += self.peepholes[1] * c

@@ -24,7 +24,7 @@ class Gradients(NamedTuple):
 def step_backward(gates, c_before, dh, dc) -> tuple:
     """一个时间步的反向：gates 是 ``Gates``（i f g o c），dh、dc 是这一步输出的梯度（未投影的 h）。
 
-    返回 (dz, dc_before)：dz (…, 4H) 是四个门激活之前的梯度，门顺序 i f g o。
+    返回 (dz, dc_before)：dz (…, 4H) 是四个门的预激活值的梯度，门顺序 i f g o。
     """
     i, f, g, o, c = gates
     tanh_c = np.tanh(c)
