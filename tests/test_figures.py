@@ -311,32 +311,29 @@ def test_explorer_ids_are_unique_and_labelled():
     assert "$" not in html, "美元号会被网页当成公式"
 
 
-def test_explorer_computes_the_lstm_step(chromium, tmp_path):
+def test_explorer_computes_the_lstm_step(browser, tmp_path):
     """在真的浏览器里用键盘拨滑块，显示的 c、h 要等于公式算出来的。"""
-    sync_api = pytest.importorskip("playwright.sync_api")
     page_file = tmp_path / "page.html"
     both = interactive.gate_explorer_html("a") + interactive.gate_explorer_html("b")
     page_file.write_text(f"<!doctype html><meta charset=utf-8><body>{both}", encoding="utf-8")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 390, "height": 800})
-        errors = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(page_file.as_uri())
-        other = page.locator("#b").get_attribute("data-c")
-        page.locator("#a-f").focus()
-        for _ in range(7):
-            page.keyboard.press("ArrowLeft")
-        page.get_by_label("候选值 g").first.focus()
-        page.keyboard.press("Home")
-        value = {k: float(page.locator(f"#a-{k}").input_value()) for k in "figoc"}
-        c, h = (float(page.locator("#a").get_attribute(f"data-{k}")) for k in "ch")
-        page.get_by_role("button", name="整个换新").first.click()
-        renewed = float(page.locator("#a").get_attribute("data-c"))
-        wide = page.evaluate("document.documentElement.scrollWidth")
-        untouched = page.locator("#b").get_attribute("data-c") == other
-        said = page.locator("#a .sum").inner_text()
-        browser.close()
+    page = browser.new_page(viewport={"width": 390, "height": 800})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(page_file.as_uri())
+    other = page.locator("#b").get_attribute("data-c")
+    page.locator("#a-f").focus()
+    for _ in range(7):
+        page.keyboard.press("ArrowLeft")
+    page.get_by_label("候选值 g").first.focus()
+    page.keyboard.press("Home")
+    value = {k: float(page.locator(f"#a-{k}").input_value()) for k in "figoc"}
+    c, h = (float(page.locator("#a").get_attribute(f"data-{k}")) for k in "ch")
+    page.get_by_role("button", name="整个换新").first.click()
+    renewed = float(page.locator("#a").get_attribute("data-c"))
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    untouched = page.locator("#b").get_attribute("data-c") == other
+    said = page.locator("#a .sum").inner_text()
+    page.close()
     assert value["f"] == pytest.approx(0.83) and value["g"] == -1
     assert c == pytest.approx(value["f"] * value["c"] + value["i"] * value["g"])
     assert h == pytest.approx(value["o"] * np.tanh(c))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from lstm_lib import audio, classical, irm
 from lstm_lib.files import atomic_path
@@ -79,7 +80,8 @@ def score_pair(pair: Pair, model, measures):
     try:
         clean, noisy = audio.read_audio(pair.clean.path), audio.read_audio(pair.noisy.path)
         length = min(len(clean), len(noisy))
-        return score(clean[:length], noisy[:length], _network(model), measures)
+        with threadpool_limits(1):  # 求和的次序随线程数而变，末位就不同
+            return score(clean[:length], noisy[:length], _network(model), measures)
     except (OSError, ValueError) as error:
         return Bad(pair.noisy.path, str(error).removeprefix(pair.noisy.path).strip())
 
