@@ -8,7 +8,7 @@ from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
-from lstm_lib.figures import svg
+from lstm_lib.book.figures import svg
 
 logger = logging.getLogger(__name__)
 

@@ -9,11 +9,10 @@
 
 import html
 
+import netron_page
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from sphinx.errors import ExtensionError
-
-from lstm_lib import netron_page
 
 FOLDER = "netron"
 

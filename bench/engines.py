@@ -8,9 +8,10 @@ import argparse
 import numpy as np
 import torch
 
-from lstm_lib import LSTM, race
+from lstm_lib import LSTM
+from lstm_lib.book.tables import Table
+from lstm_lib.engines import race
 from lstm_lib.native import NativeLSTM
-from lstm_lib.tables import Table
 
 COMPARISONS = (  # (哪一场, 我们用 int8 吗, 对手用 int8 吗)
     ("step", False, False),

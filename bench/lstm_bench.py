@@ -13,8 +13,9 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = os.environ[
 import numpy as np
 import torch
 
-from lstm_lib import LSTM, race
-from lstm_lib.tables import Table
+from lstm_lib import LSTM
+from lstm_lib.book.tables import Table
+from lstm_lib.engines import race
 
 RIVALS = ("torch LSTM", "torch LSTMCell", "onnxruntime", "ncnn")
 

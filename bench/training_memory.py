@@ -49,12 +49,12 @@ def measure(root: Path, workers: int) -> dict:
 def child(root: Path, workers: int) -> None:
     import torch
 
-    from lstm_lib.training import engine, sources
+    from lstm_lib.training import loop, sources
 
     torch.set_num_threads(1)
     data = sources.Sources(speech=[root / "speech"], noise=[root / "noise"])
-    settings = engine.Settings(epochs=1, steps=STEPS, batch=16, seconds=2.0, valid_segments=32)
-    engine.train(data, settings, root / "run", "cpu", workers=workers, tensorboard="off", say=lambda *_: None)
+    settings = loop.Settings(epochs=1, steps=STEPS, batch=16, seconds=2.0, valid_segments=32)
+    loop.train(data, settings, root / "run", "cpu", workers=workers, tensorboard="off", say=lambda *_: None)
     peak = {
         who: resource.getrusage(getattr(resource, f"RUSAGE_{who}")).ru_maxrss for who in ("SELF", "CHILDREN")
     }
@@ -71,7 +71,7 @@ def main():
     if args.child:
         child(Path(args.child), args.workers)
         return
-    from lstm_lib.tables import Table
+    from lstm_lib.book.tables import Table
 
     rows = []
     for files in args.files:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_lib import LSTM, layouts
+from lstm_lib import LSTM
+from lstm_lib.lstm import layouts
 
 CHAPTERS = Path(__file__).resolve().parent.parent / "chapters"
 RANDOM = np.random.default_rng(11)

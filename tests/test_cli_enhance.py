@@ -12,11 +12,11 @@ import pytest
 import soundfile
 import torch
 
-from lstm_lib import irm
-from lstm_lib.audio import SAMPLE_RATE
 from lstm_lib.cli import main
-from lstm_lib.engines import ENGINES
+from lstm_lib.engines.mask import ENGINES
+from lstm_lib.enhance import irm
 from lstm_lib.training import checkpoint
+from lstm_lib.waves import SAMPLE_RATE
 
 COMMAND = [sys.executable, "-m", "lstm_lib", "enhance"]
 

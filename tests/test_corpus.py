@@ -5,8 +5,9 @@ import subprocess
 import numpy as np
 import pytest
 
-from lstm_lib import audio, corpus
+from lstm_lib import corpus
 from lstm_lib.corpus import build, noises
+from lstm_lib.waves import snr
 
 MAKERS = {**noises.HEARD, **noises.UNHEARD, **noises.VALIDATION, **noises.FAMILIES}
 
@@ -49,7 +50,7 @@ def test_scenes():
     for scene in demos + tests[::9]:
         assert scene.noisy.dtype == np.float32 and scene.noisy.shape == scene.clean.shape == scene.noise.shape
         np.testing.assert_array_equal(scene.noisy, scene.clean + scene.noise)
-        assert abs(audio.snr(scene.clean, scene.noise) - scene.snr_db) < 1e-3
+        assert abs(snr(scene.clean, scene.noise) - scene.snr_db) < 1e-3
         assert scene.voice.split("+")[1] in build.TEST_VOICES
         with pytest.raises(ValueError, match="read-only"):
             scene.noisy[0] = 1

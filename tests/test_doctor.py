@@ -8,8 +8,8 @@ import sys
 import pytest
 from conftest import ROOT
 
+from lstm_lib.book.tables import display_width
 from lstm_lib.cli import doctor, main
-from lstm_lib.tables import display_width
 
 
 def run(**environment):

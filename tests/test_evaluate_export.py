@@ -11,12 +11,14 @@ import soundfile
 import torch
 from threadpoolctl import threadpool_limits
 
-from lstm_lib import irm, onnx_graph
-from lstm_lib.audio import SAMPLE_RATE, si_sdr
 from lstm_lib.cli import main
+from lstm_lib.enhance import irm
+from lstm_lib.enhance.scores import si_sdr
+from lstm_lib.formats import onnx_graph
+from lstm_lib.formats.ncnn_run import NcnnRunner
 from lstm_lib.lstm import LSTM
-from lstm_lib.ncnn_model import NcnnRunner
 from lstm_lib.training import checkpoint, evaluation, export
+from lstm_lib.waves import SAMPLE_RATE
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,9 @@ from fontTools.ttLib import TTFont
 from matplotlib.text import Text
 from PIL import Image
 
-from lstm_lib import figures, layouts
-from lstm_lib.figures import catalogue, cell, charts, interactive, matrices, palette, style, svg
+from lstm_lib.book import figures
+from lstm_lib.book.figures import catalogue, cell, charts, interactive, matrices, palette, style, svg
+from lstm_lib.lstm import layouts
 
 NAMES = list(catalogue.DRAWINGS)
 
@@ -45,7 +46,7 @@ def drawn():
 
 def test_committed_files_are_what_the_code_draws(drawn):
     stale = [name for name, text in drawn.items() if (catalogue.ROOT / name).read_bytes() != text.encode()]
-    assert not stale, f"{stale} 与代码画出来的不同：请运行 python -m lstm_lib.figures 后一并提交"
+    assert not stale, f"{stale} 与代码画出来的不同：请运行 python -m lstm_lib.book.figures 后一并提交"
 
 
 def test_regenerate_writes_only_what_changed(tmp_path, drawn, monkeypatch):
@@ -58,7 +59,7 @@ def test_regenerate_writes_only_what_changed(tmp_path, drawn, monkeypatch):
 
 
 def test_drawing_does_not_depend_on_the_process(drawn):
-    code = "from lstm_lib.figures import catalogue as c; print(c.draw('lstm_cell'), end='')"
+    code = "from lstm_lib.book.figures import catalogue as c; print(c.draw('lstm_cell'), end='')"
     out = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         capture_output=True,
@@ -144,7 +145,7 @@ def test_weight_blocks_for_other_sizes(inputs, hidden, order, book_style):
 
 
 def test_font_has_every_common_character():
-    path = files("lstm_lib") / "fonts" / "LSTMBookSans-Regular.otf"
+    path = files("lstm_lib.book") / "fonts" / "LSTMBookSans-Regular.otf"
     have = set(TTFont(path).getBestCmap())
     wanted = set()
     for high in range(0xA1, 0xF8):
@@ -157,7 +158,9 @@ def test_font_has_every_common_character():
     missing = wanted - have
     assert not missing, f"字体里缺 {''.join(map(chr, sorted(missing)[:50]))}"
     assert (
-        (files("lstm_lib") / "fonts" / "OFL.txt").read_text(encoding="utf-8").count("SIL OPEN FONT LICENSE")
+        (files("lstm_lib.book") / "fonts" / "OFL.txt")
+        .read_text(encoding="utf-8")
+        .count("SIL OPEN FONT LICENSE")
     )
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_lib import LSTM, gate_check, layouts
-from lstm_lib.gate_check import ARRAYS, GATE_VALUES, check_gate_order, culprit
-from lstm_lib.layouts import GATE_NAMES
-from lstm_lib.lstm import sigmoid
+from lstm_lib import LSTM
+from lstm_lib.lstm import gate_check, layouts, sigmoid
+from lstm_lib.lstm.gate_check import ARRAYS, GATE_VALUES, check_gate_order, culprit
+from lstm_lib.lstm.layouts import GATE_NAMES
 
 ORDERS = ["".join(order) for order in permutations("ifgo")]
 

@@ -10,8 +10,13 @@ import pytest
 import soundfile
 import torch
 
-from lstm_lib import audio, classical, corpus, irm, irm_training, players
-from lstm_lib.measure import mean, measure
+from lstm_lib import corpus
+from lstm_lib.book import players
+from lstm_lib.enhance import audio, classical, irm, recipe
+from lstm_lib.enhance.loss import istft, si_sdr_loss, stft
+from lstm_lib.enhance.scores import mean, measure, si_sdr
+from lstm_lib.enhance.trained import load_trained
+from lstm_lib.waves import SAMPLE_RATE
 
 
 def spectra(seed=0, frames=20):
@@ -108,20 +113,20 @@ def test_bad_weight_files(tmp_path):
     with pytest.raises(ValueError, match="对不上"):
         irm.load(path)
     with pytest.raises(ValueError, match="可选"):
-        irm.load_trained("没有这个")
+        load_trained("没有这个")
 
 
 def test_training_spectra_match_the_library():
     wave = np.random.default_rng(0).standard_normal((2, 256 * 20)).astype(np.float32)
-    spectrum = irm_training.stft(torch.from_numpy(wave))
+    spectrum = stft(torch.from_numpy(wave))
     np.testing.assert_allclose(spectrum[1].numpy(), audio.stft(wave[1]), atol=1e-4)
-    np.testing.assert_allclose(irm_training.istft(spectrum).numpy(), wave, atol=1e-5)
+    np.testing.assert_allclose(istft(spectrum).numpy(), wave, atol=1e-5)
 
 
 def test_loss_is_the_measure():
     a, b = np.random.default_rng(0).standard_normal((2, 3000))
-    loss = irm_training.si_sdr_loss(torch.from_numpy(a)[None], torch.from_numpy(a + b)[None])
-    assert abs(-loss.item() - audio.si_sdr(a, a + b)) < 1e-6
+    loss = si_sdr_loss(torch.from_numpy(a)[None], torch.from_numpy(a + b)[None])
+    assert abs(-loss.item() - si_sdr(a, a + b)) < 1e-6
 
 
 def tiny_data():
@@ -132,11 +137,9 @@ def tiny_data():
 
 
 def test_training_is_deterministic_and_learns():
-    recipe = replace(irm_training.Recipe(), steps=12, batch=4, segment=20)
+    short = replace(recipe.Recipe(), steps=12, batch=4, segment=20)
     random_state, threads = torch.get_rng_state(), torch.get_num_threads()
-    (first, history), (second, _) = (
-        irm_training.train(tiny_data(), recipe, progress=False) for _ in range(2)
-    )
+    (first, history), (second, _) = (recipe.train(tiny_data(), short, progress=False) for _ in range(2))
     for name, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[name]), name
     assert history["losses"][-1][0] == 12 and np.isfinite(history["losses"][-1][1])
@@ -146,7 +149,7 @@ def test_training_is_deterministic_and_learns():
 def test_narrow_recipe_never_uses_the_families():
     data = tiny_data()
     data = corpus.TrainingData(data.speech, data.noise * np.array([[1], [1], [0], [0]], np.int16), data.kinds)
-    batches = irm_training.Batches(data, irm_training.RECIPES["narrow"])
+    batches = recipe.Batches(data, recipe.RECIPES["narrow"])
     clean, noisy = batches()
     assert clean.shape == noisy.shape == (16, 62 * 256)
     assert ((noisy - clean).abs().amax(dim=1) > 0).all()
@@ -163,7 +166,7 @@ def test_enhancing_odd_lengths():
 @pytest.fixture(scope="module")
 def trained():
     torch.set_num_threads(1)
-    return irm.load_trained("repaired", progress=False)
+    return load_trained("repaired", progress=False)
 
 
 def test_trained_network_reaches_its_targets(trained):
@@ -183,8 +186,7 @@ def test_trained_network_reaches_its_targets(trained):
 def test_loudness_hardly_matters(trained, gain_db):
     gain = np.float32(10 ** (gain_db / 20))
     improved = [
-        audio.si_sdr(s.clean, irm.enhance(trained, s.noisy * gain)) - s.snr_db
-        for s in corpus.test_scenes()[::6]
+        si_sdr(s.clean, irm.enhance(trained, s.noisy * gain)) - s.snr_db for s in corpus.test_scenes()[::6]
     ]
     assert np.mean(improved) > 3.5
 
@@ -193,9 +195,9 @@ def test_long_speech_does_not_drift(trained):
     """训练只见过一秒的片段；同样的噪声连续一分半钟，仍然与开头一样好。"""
     for scene in corpus.demo_scenes():
         length = len(scene.noisy)
-        repeats = 90 * audio.SAMPLE_RATE // length
+        repeats = 90 * SAMPLE_RATE // length
         enhanced = irm.enhance(trained, np.tile(scene.noisy, repeats)).reshape(repeats, length)
-        first, last = (audio.si_sdr(scene.clean, enhanced[k]) for k in (0, -1))
+        first, last = (si_sdr(scene.clean, enhanced[k]) for k in (0, -1))
         assert last > first - 0.5, scene.title
 
 

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_lib import LSTM, layouts
-from lstm_lib.layouts import LSTMConfig, WeightFileError
+from lstm_lib import LSTM
+from lstm_lib.lstm import layouts, weight_file
+from lstm_lib.lstm.layouts import LSTMConfig
+from lstm_lib.lstm.weight_file import WeightFileError
 
 H = 3
 GATES = {gate: np.full((H, 2), value) for gate, value in zip("ifgo", (1, 2, 3, 4), strict=True)}
@@ -200,7 +202,7 @@ CONFIGS = [
 def test_file_round_trip_and_independent_reader(changes):
     lstm = example(**changes)
     data = lstm.to_bytes()
-    assert len(data) == layouts.file_size(lstm.config)
+    assert len(data) == weight_file.file_size(lstm.config)
     back = LSTM.from_bytes(data)
     assert back.config == lstm.config
     arrays = independent_reader(data)
@@ -209,7 +211,7 @@ def test_file_round_trip_and_independent_reader(changes):
         np.testing.assert_array_equal(back.parameters[name], value)
         np.testing.assert_array_equal(arrays[name], value)
         assert back.parameters[name].dtype == lstm.config.dtype
-    for name, offset, shape in layouts.array_layout(lstm.config):
+    for name, offset, shape in weight_file.array_layout(lstm.config):
         stored = np.frombuffer(data, lstm.config.dtype, int(np.prod(shape)), offset)
         np.testing.assert_array_equal(stored.reshape(shape), lstm.parameters[name])
 
@@ -225,27 +227,27 @@ def test_first_bytes_are_the_documented_ones():
 
 def test_header_fields_table_covers_the_header():
     at = 0
-    for offset, size, fmt, name, label in layouts.HEADER_FIELDS:
+    for offset, size, fmt, name, label in weight_file.HEADER_FIELDS:
         assert offset == at and struct.calcsize("<" + fmt) == size and name and label
         at += size
-    assert at == layouts.HEADER_SIZE
+    assert at == weight_file.HEADER_SIZE
 
 
 def test_encode_checks_shapes():
     lstm = example()
     with pytest.raises(ValueError, match=r"参数 bias_l0 的形状应为 \(12,\)，得到 \(11,\)"):
-        layouts.encode(lstm.config, lstm.parameters | {"bias_l0": np.zeros(11)})
+        weight_file.encode(lstm.config, lstm.parameters | {"bias_l0": np.zeros(11)})
 
 
 def test_encode_converts_to_the_stored_type():
     lstm = example()
     wide = {name: a.astype(np.float64) for name, a in lstm.parameters.items()}
-    assert layouts.encode(lstm.config, wide) == lstm.to_bytes()
+    assert weight_file.encode(lstm.config, wide) == lstm.to_bytes()
 
 
 def test_file_size_of_an_absurd_layer_count_is_instant():
     config = LSTMConfig(2, 3, 2**32 - 1)
-    assert layouts.file_size(config) > 2**32 * 100
+    assert weight_file.file_size(config) > 2**32 * 100
 
 
 # ---------------------------------------------------------------- 权重文件：拒绝
@@ -269,7 +271,7 @@ def refused(data, offset, message):
     assert caught.value.offset == offset
     assert str(caught.value).startswith(f"权重数据：第 {offset} 字节处，")
     with pytest.raises(WeightFileError) as named:
-        layouts.decode(data, "某.lstm")
+        weight_file.decode(data, "某.lstm")
     assert str(named.value) == str(caught.value).replace("权重数据", "权重文件 某.lstm", 1)
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lstm_lib
-from lstm_lib import LSTM, layouts
-from lstm_lib.lstm import Gates, sigmoid, step
+from lstm_lib import LSTM
+from lstm_lib.lstm import Gates, layouts, sigmoid, step
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_lib import LSTM
-from lstm_lib.lstm_backward import backward
+from lstm_lib.lstm.backward import backward
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_lib import LSTM, layouts
+from lstm_lib import LSTM
+from lstm_lib.lstm import layouts
 
 torch.set_num_threads(1)
 RANDOM = np.random.default_rng(4)

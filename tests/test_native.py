@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lstm_lib import LSTM, native
-from lstm_lib.layouts import LSTMConfig
+from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native import NativeLSTM, build, library, pack
 
 SHAPES = [  # I, H, 层, 方向, 投影, 批, 帧
@@ -401,7 +401,7 @@ def test_neon_under_qemu(tmp_path):
 def test_ziglang_alone_is_enough(tmp_path):
     pytest.importorskip("ziglang")
     code = (
-        "import numpy as np; from lstm_lib import LSTM; from lstm_lib.layouts import LSTMConfig;"
+        "import numpy as np; from lstm_lib import LSTM; from lstm_lib.lstm.layouts import LSTMConfig;"
         "from lstm_lib.native import NativeLSTM, build; config = LSTMConfig(4, 6);"
         "assert all('ziglang' in c for c in build.compilers()), build.compilers();"
         "lstm = LSTM(config, {k: np.full(s, 0.1, np.float32) for k, s in config.shapes().items()});"

@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from lstm_lib import layouts, ncnn_files, ncnn_model, ncnn_notes, onnx_graph
+from lstm_lib.formats import ncnn_bin, ncnn_notes, ncnn_param, ncnn_run, onnx_graph
+from lstm_lib.lstm import layouts
 
 
 class Net(torch.nn.Module):
@@ -33,12 +34,12 @@ def converted(tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("ncnn 中文")
     net = Net().eval()
-    return net, ncnn_model.convert(net, folder / "n", inputs=(torch.rand(1, 10, 6),))
+    return net, ncnn_run.convert(net, folder / "n", inputs=(torch.rand(1, 10, 6),))
 
 
 def difference(net, model, frames=17):
     x = torch.rand(1, frames, net.mask.input_size)
-    y = ncnn_model.NcnnRunner(model.param, model.bin)(x[0].numpy())
+    y = ncnn_run.NcnnRunner(model.param, model.bin)(x[0].numpy())
     return np.abs(np.squeeze(y) - np.squeeze(net(x)[0].detach().numpy())).max()
 
 
@@ -60,12 +61,12 @@ def test_conversion_matches_torch_and_the_file(options, tmp_path):
     torch.manual_seed(1)
     net = Net(**options).eval()
     x = torch.rand(1, 10, net.mask.input_size)
-    full = ncnn_model.convert(net, tmp_path / "full", inputs=(x,))
+    full = ncnn_run.convert(net, tmp_path / "full", inputs=(x,))
     assert difference(net, full) < 1e-6
-    layers = [layer.name for layer in ncnn_model.read_param(full.param).layers if layer.type == "LSTM"]
+    layers = [layer.name for layer in ncnn_param.read_param(full.param).layers if layer.type == "LSTM"]
     both = 2 if options.get("bidirectional") else 1
     for k, name in enumerate(layers):
-        lstm = ncnn_model.read_lstm(full.param, full.bin, name)
+        lstm = ncnn_bin.read_lstm(full.param, full.bin, name)
         for d in range(both):
             suffix = f"_l{k}" + ("_reverse" if d else "")
             weight = {n: getattr(net.mask, f"weight_{n}{suffix}").detach().numpy() for n in ("ih", "hh")}
@@ -77,9 +78,9 @@ def test_conversion_matches_torch_and_the_file(options, tmp_path):
                 assert not np.array_equal(layouts.reorder(lstm.bias[d], "ncnn", "torch"), biases[0])
         assert (lstm.weight_hr is not None) == bool(options.get("proj_size"))
     assert all(note.ok for note in ncnn_notes.annotate(full.param, full.bin))
-    half = ncnn_model.convert(net, tmp_path / "half", inputs=(x,), fp16=True)
-    stored = ncnn_model.read_lstm(half.param, half.bin, layers[0])
-    exact = ncnn_model.read_lstm(full.param, full.bin, layers[0])
+    half = ncnn_run.convert(net, tmp_path / "half", inputs=(x,), fp16=True)
+    stored = ncnn_bin.read_lstm(half.param, half.bin, layers[0])
+    exact = ncnn_bin.read_lstm(full.param, full.bin, layers[0])
     assert stored.storage == "fp16" and exact.storage == "fp32"
     bound = np.maximum(2.0**-11 * np.abs(exact.weight_xc), 2.0**-14)
     assert (np.abs(stored.weight_xc - exact.weight_xc) <= bound).all()
@@ -89,10 +90,10 @@ def test_onnx_road_gives_the_same_bytes(converted, tmp_path):
     net, model = converted
     path = onnx_graph.export(net, (torch.rand(1, 10, 6),), tmp_path / "a.onnx")
     onnx_graph.simplify(path, tmp_path / "b.onnx")
-    simple = ncnn_model.convert(tmp_path / "b.onnx", tmp_path / "b")
+    simple = ncnn_run.convert(tmp_path / "b.onnx", tmp_path / "b")
     assert simple.bin.read_bytes() == model.bin.read_bytes()
-    raw = ncnn_model.convert(path, tmp_path / "c")
-    assert len(ncnn_model.read_param(raw.param).layers) == 5 and difference(net, raw) < 1e-6
+    raw = ncnn_run.convert(path, tmp_path / "c")
+    assert len(ncnn_param.read_param(raw.param).layers) == 5 and difference(net, raw) < 1e-6
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -101,16 +102,14 @@ def test_state_in_and_out(bidirectional, tmp_path):
     net = Net(bidirectional=bidirectional).eval()
     d = 1 + bidirectional
     state = tuple(torch.rand(d, 1, 5) for _ in range(2))
-    model = ncnn_model.convert(
+    model = ncnn_run.convert(
         onnx_graph.with_state(net), tmp_path / "s", inputs=(torch.rand(1, 10, 6), *state)
     )
-    runner = ncnn_model.NcnnRunner(model.param, model.bin)
+    runner = ncnn_run.NcnnRunner(model.param, model.bin)
     x = torch.rand(1, 9, 6)
     expected, (h, c) = net.forward_with_state(x, state)
     start = tuple(s[:, 0].numpy() for s in state)
-    y, *last = (
-        runner(x[0].numpy(), *start) if bidirectional else ncnn_model.run_streaming(runner, x[0], start)
-    )
+    y, *last = runner(x[0].numpy(), *start) if bidirectional else ncnn_run.run_streaming(runner, x[0], start)
     last = last if bidirectional else last[0]
     for ours, theirs in ((y, expected[0]), (last[0], h[:, 0]), (last[1], c[:, 0])):
         assert np.abs(ours - theirs.detach().numpy()).max() < 1e-6
@@ -118,7 +117,7 @@ def test_state_in_and_out(bidirectional, tmp_path):
 
 def test_runner_copes_with_strides_types_and_wrong_counts(converted):
     _, model = converted
-    runner = ncnn_model.NcnnRunner(model.param, model.bin)
+    runner = ncnn_run.NcnnRunner(model.param, model.bin)
     x = np.random.default_rng(0).random((6, 20), dtype=np.float32)
     expected = runner(np.ascontiguousarray(x.T))
     assert np.array_equal(runner(x.T), expected)  # 不连续
@@ -145,7 +144,7 @@ WRONG_SHAPES = {  # 数组的形状 → 报错里应有的话；第一组送给 
 SCRIPT = """
 import sys
 import numpy as np
-from lstm_lib.ncnn_model import NcnnRunner
+from lstm_lib.formats.ncnn_run import NcnnRunner
 runner = NcnnRunner(sys.argv[1], sys.argv[2])
 for shapes in eval(sys.argv[3]):
     try:
@@ -161,7 +160,7 @@ def test_wrong_shapes_are_refused_before_ncnn_reads_past_them(converted, tmp_pat
     """在子进程里试：ncnn 自己不查状态的宽，越界会让整个进程死掉，不留一句话。"""
     net = Net(bidirectional=True, proj_size=3).eval()
     state = (torch.rand(2, 1, 3), torch.rand(2, 1, 5))
-    stateful = ncnn_model.convert(
+    stateful = ncnn_run.convert(
         onnx_graph.with_state(net), tmp_path / "s", inputs=(torch.rand(1, 10, 6), *state)
     )
     for title, model in (("full", converted[1]), ("state", stateful)):
@@ -181,13 +180,13 @@ def test_only_inputs_that_reach_an_lstm_are_checked(tmp_path):
     split = GOOD.replace("3 3", "4 5").replace("LSTM l 1 1 in0 1", "Split s0 1 2 in0 a b\nLSTM l 1 1 a 1")
     (tmp_path / "split.param").write_text(split)
     (tmp_path / "split.bin").write_bytes(weights)
-    runner = ncnn_model.NcnnRunner(tmp_path / "split.param", tmp_path / "split.bin")
+    runner = ncnn_run.NcnnRunner(tmp_path / "split.param", tmp_path / "split.bin")
     with pytest.raises(ValueError, match="最后一维应为 6"):
         runner(np.zeros((4, 7), np.float32))
     assert [y.shape for y in runner(np.zeros((4, 6), np.float32))] == [(4, 6), (4, 5)]
     (tmp_path / "plain.param").write_text("7767517\n2 2\nInput in0 0 1 in0\nSigmoid s 1 1 in0 out0\n")
     (tmp_path / "plain.bin").write_bytes(b"")
-    plain = ncnn_model.NcnnRunner(tmp_path / "plain.param", tmp_path / "plain.bin")
+    plain = ncnn_run.NcnnRunner(tmp_path / "plain.param", tmp_path / "plain.bin")
     assert plain(np.zeros((2, 3, 4), np.float32)).shape == (2, 3, 4)
     with pytest.raises(ValueError, match="复数的谱要先取幅度"):
         plain(np.zeros((2, 3), complex))
@@ -196,12 +195,12 @@ def test_only_inputs_that_reach_an_lstm_are_checked(tmp_path):
 def test_conversion_errors_name_the_file(tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     with pytest.raises(ValueError, match=r"bad\.onnx"):
-        ncnn_model.convert(tmp_path / "bad.onnx", tmp_path / "x")
+        ncnn_run.convert(tmp_path / "bad.onnx", tmp_path / "x")
     (tmp_path / "bad.pt").write_bytes(b"not a model")
     with pytest.raises(ValueError, match="pnnx 转换"):
-        ncnn_model.convert(tmp_path / "bad.pt", tmp_path / "x")
+        ncnn_run.convert(tmp_path / "bad.pt", tmp_path / "x")
     with pytest.raises(FileNotFoundError, match="找不到"):
-        ncnn_model.convert(tmp_path / "none.onnx", tmp_path / "x")
+        ncnn_run.convert(tmp_path / "none.onnx", tmp_path / "x")
     assert not list(tmp_path.glob("x.*"))
 
 
@@ -235,7 +234,7 @@ def test_broken_param_is_refused_with_the_line(converted, tmp_path, old, new, me
     path = tmp_path / "x.param"
     path.write_text(GOOD.replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
-        ncnn_model.read_lstm(path, model.bin)
+        ncnn_bin.read_lstm(path, model.bin)
 
 
 @pytest.mark.parametrize(
@@ -253,7 +252,7 @@ def test_broken_bin_is_refused_with_the_byte(converted, tmp_path, change, messag
     _, model = converted
     (tmp_path / "x.bin").write_bytes(change(model.bin.read_bytes()))
     with pytest.raises(ValueError, match=message):
-        ncnn_model.read_lstm(model.param, tmp_path / "x.bin")
+        ncnn_bin.read_lstm(model.param, tmp_path / "x.bin")
 
 
 def notes_of(path, *bins):
@@ -278,11 +277,11 @@ def test_int8_file(tmp_path):
     rng = np.random.default_rng(0)
     xc, hc = rng.integers(-127, 128, (20, 6), np.int8), rng.integers(-127, 128, (20, 5), np.int8)
     bias, sx, sh = (rng.random(20, dtype=np.float32) + 1 for _ in range(3))
-    flag = ncnn_files.FLAG_INT8.to_bytes(4, "little")
+    flag = ncnn_bin.FLAG_INT8.to_bytes(4, "little")
     parts = [flag, xc.tobytes(), bytes(4), bias.tobytes(), flag, hc.tobytes(), sx.tobytes(), sh.tobytes()]
     (tmp_path / "q.bin").write_bytes(b"".join(parts))
     (tmp_path / "q.param").write_text(GOOD.replace("3=5", "3=5 8=2"))
-    lstm = ncnn_model.read_lstm(tmp_path / "q.param", tmp_path / "q.bin")
+    lstm = ncnn_bin.read_lstm(tmp_path / "q.param", tmp_path / "q.bin")
     assert lstm.storage == "int8" and np.array_equal(lstm.weight_hc_int8[0], hc)
     assert np.allclose(lstm.weight_xc[0], xc / sx[:, None]) and np.array_equal(lstm.bias[0], bias)
 
@@ -311,7 +310,7 @@ def test_any_bytes_give_an_error_or_an_answer(converted, tmp_path, text, weights
     (tmp_path / "f.bin").write_bytes(weights if swap else model.bin.read_bytes())
     tracemalloc.start()
     try:
-        lstm = ncnn_model.read_lstm(tmp_path / "f.param", tmp_path / "f.bin")
+        lstm = ncnn_bin.read_lstm(tmp_path / "f.param", tmp_path / "f.bin")
         assert lstm.weight_xc.shape[1:] == (4 * lstm.hidden_size, lstm.input_size)
     except ValueError as error:
         assert "f.param" in str(error) or "f.bin" in str(error)

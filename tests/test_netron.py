@@ -5,12 +5,11 @@ import re
 import shutil
 from collections import Counter
 
+import netron_page
 import onnx
 import pytest
 from conftest import AXE, ROOT, need_axe
 from site_server import serve
-
-from lstm_lib import netron_page
 
 
 @pytest.fixture(scope="module")

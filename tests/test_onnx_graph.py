@@ -10,7 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lstm_lib import layouts, onnx_graph
+from lstm_lib.formats import onnx_graph, onnx_lstm
+from lstm_lib.lstm import layouts
 
 
 class Net(torch.nn.Module):
@@ -58,7 +59,7 @@ def test_operator_counts_equal_the_file(exported):
 def test_every_export_reads_back_the_same_weights(exported):
     net, _, paths = exported
     for title, path in paths.items():
-        lstm = onnx_graph.read_lstm(path)
+        lstm = onnx_lstm.read_lstm(path)
         assert lstm.hidden_size == 5 and lstm.W.shape == (1, 20, 6) and lstm.B.shape == (1, 40), title
         for ours, name in (
             (lstm.W[0], "weight_ih_l0"),
@@ -116,7 +117,7 @@ def test_simplify_with_the_batch_axis_free_or_pinned(tmp_path):
 
 def test_trace_shows_the_zero_state(exported):
     _, x, paths = exported
-    lstm = onnx_graph.read_lstm(paths["torchscript"])
+    lstm = onnx_lstm.read_lstm(paths["torchscript"])
     for name in lstm.inputs[5:7]:
         nodes = onnx_graph.ancestors(paths["torchscript"], name)
         value = onnx_graph.trace(paths["torchscript"], nodes, x.numpy())[name]
@@ -139,13 +140,13 @@ def test_other_networks(options, tmp_path):
     )
     names = [onnx_graph.node_label(n) for n in onnx.load(path).graph.node if n.op_type == "LSTM"]
     assert len(names) == options.get("num_layers", 1)
-    last = onnx_graph.read_lstm(path, names[-1])
+    last = onnx_lstm.read_lstm(path, names[-1])
     assert last.direction == ("bidirectional" if options.get("bidirectional") else "forward")
     if len(names) > 1:
         with pytest.raises(ValueError, match="用 name 指定"):
-            onnx_graph.read_lstm(path)
+            onnx_lstm.read_lstm(path)
         with pytest.raises(ValueError, match="没有名为"):
-            onnx_graph.read_lstm(path, "没有")
+            onnx_lstm.read_lstm(path, "没有")
 
 
 def lstm_model(w, r, b, **attributes):
@@ -170,12 +171,18 @@ def zeros(*shape, dtype=np.float32):
         (lstm_model(zeros(2, 8, 3), zeros(2, 8, 2), None, hidden_size=2), "W 形状"),
         (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=0), "正整数"),
         (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2, direction="sideways"), "direction"),
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2, direction=["forward"]), "direction"),
+        (lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=[2]), "hidden_size"),
+        (
+            lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2, activations=[1, 2, 3]),
+            "activations",
+        ),
         (lstm_model(zeros(1, 8, 3, dtype=np.int32), zeros(1, 8, 2), None, hidden_size=2), "浮点"),
     ],
 )
 def test_wrong_nodes_are_refused(model, message):
     with pytest.raises(ValueError, match=message):
-        onnx_graph.read_lstm(model)
+        onnx_lstm.read_lstm(model)
 
 
 def test_computed_weights_are_refused_not_folded_into_gigabytes():
@@ -187,11 +194,11 @@ def test_computed_weights_are_refused_not_folded_into_gigabytes():
         model.graph.node.insert(0, node) if k == 39 else model.graph.node.insert(39 - k, node)
         previous = f"big{k}"
     with pytest.raises(ValueError, match="过大"):
-        onnx_graph.read_lstm(model)
+        onnx_lstm.read_lstm(model)
     model = lstm_model(zeros(1, 8, 3), zeros(1, 8, 2), None, hidden_size=2)
     model.graph.node[0].input[1] = "x"
     with pytest.raises(ValueError, match="不是常量"):
-        onnx_graph.read_lstm(model)
+        onnx_lstm.read_lstm(model)
 
 
 def test_missing_external_data_and_missing_file(exported, tmp_path):
@@ -201,6 +208,15 @@ def test_missing_external_data_and_missing_file(exported, tmp_path):
         onnx_graph.load_model(tmp_path / "alone.onnx")
     with pytest.raises(FileNotFoundError, match="没有这个"):
         onnx_graph.load_model(tmp_path / "没有这个.onnx")
+
+
+def test_names_that_are_not_text_are_refused(exported, tmp_path):
+    content = exported[2]["torchscript"].read_bytes()
+    name = onnx.load_from_string(content).graph.node[0].output[0].encode()
+    assert content.count(name) >= 1
+    (tmp_path / "坏.onnx").write_bytes(content.replace(name, b"\x80" * len(name)))
+    with pytest.raises(ValueError, match=r"坏\.onnx"):
+        onnx_graph.load_model(tmp_path / "坏.onnx")
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -222,7 +238,7 @@ def test_any_bytes_give_an_error_or_an_answer(exported, tmp_path, data):
     path = tmp_path / "fuzz.onnx"
     path.write_bytes(content)
     try:
-        lstm = onnx_graph.read_lstm(path)
+        lstm = onnx_lstm.read_lstm(path)
     except (ValueError, OSError) as error:
         assert str(path) in str(error)
     else:
@@ -232,7 +248,7 @@ def test_any_bytes_give_an_error_or_an_answer(exported, tmp_path, data):
 def test_wrong_gate_order_changes_the_output(exported):
     net, x, paths = exported
     model = onnx_graph.simplify(paths["torchscript"])
-    lstm = onnx_graph.read_lstm(model)
+    lstm = onnx_lstm.read_lstm(model)
     for tensor in model.graph.initializer:
         if tensor.name in lstm.inputs[1:3]:
             value = onnx.numpy_helper.to_array(tensor)

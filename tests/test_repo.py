@@ -164,7 +164,7 @@ def test_licences_are_there():
     text = read("LICENSE")
     assert "MIT License" in text and "CC BY 4.0" in text
     assert "Apache License" in read("_site_static/mathjax/LICENSE")
-    assert "SIL OPEN FONT LICENSE" in read("lstm_lib/fonts/OFL.txt").upper()
+    assert "SIL OPEN FONT LICENSE" in read("lstm_lib/book/fonts/OFL.txt").upper()
 
 
 def test_requirements_have_floors_and_the_lock_satisfies_them():

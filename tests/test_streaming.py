@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_lib import engines, irm
-from lstm_lib.audio import HOP_LENGTH, N_FFT, istft, stft
-from lstm_lib.streaming import AnyRateEnhancer, StreamingEnhancer
+from lstm_lib.engines import mask as engines
+from lstm_lib.enhance import irm
+from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, istft, stft
+from lstm_lib.enhance.streaming import AnyRateEnhancer, StreamingEnhancer
 
 LENGTHS = [0, 1, 255, 256, 257, 511, 512, 513, 4000]
 BLOCKS = [1, 160, 255, 256, 257, 512, 5000]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lstm_lib.tables import Code, Table
+from lstm_lib.book.tables import Code, Table
 
 
 def column(*values):

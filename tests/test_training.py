@@ -17,11 +17,13 @@ import soundfile
 import torch
 from conftest import ROOT
 
-from lstm_lib.audio import SAMPLE_RATE, read_audio, si_sdr
-from lstm_lib.irm_training import si_sdr_loss
-from lstm_lib.training import checkpoint, devices, engine, sources
+from lstm_lib.enhance.audio import read_audio
+from lstm_lib.enhance.loss import si_sdr_loss
+from lstm_lib.enhance.scores import si_sdr
+from lstm_lib.training import checkpoint, devices, loop, sources
 from lstm_lib.training.dataset import Segments, ShardedBatches, collate, read_segment
 from lstm_lib.training.folders import DataError
+from lstm_lib.waves import SAMPLE_RATE
 
 TINY = ["--epochs", "3", "--steps", "3", "--batch", "4", "--seconds", "0.3", "--valid-segments", "6"]
 FAST = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -78,14 +80,14 @@ def run(arguments, **options):
 
 
 def tiny_settings(**changes):
-    return engine.Settings(**{
+    return loop.Settings(**{
         "epochs": 3, "steps": 3, "batch": 4, "seconds": 0.3, "valid_segments": 6, **changes
     })  # fmt: skip
 
 
 def train(tree, out, say=lambda *_: None, max_bad=0.05, restart=False, **changes):
     data = sources.Sources(speech=[tree / "speech"], noise=[tree / "noise"], max_bad=max_bad)
-    return engine.train(
+    return loop.train(
         data, tiny_settings(**changes), out, device="cpu", tensorboard="off", restart=restart, say=say
     )
 
@@ -294,7 +296,7 @@ def test_full_disk_for_real(tree, unbroken, tmp_path):
         pytest.skip("没有权限挂载 tmpfs")
     try:
         # best 2.4 MB 加 last 7.2 MB 放得下；第二轮要同时留着 last 与新的，放不下
-        with pytest.raises(engine.TrainingError, match="磁盘满了"):
+        with pytest.raises(loop.TrainingError, match="磁盘满了"):
             train(tree, disk / "run")
         state = checkpoint.load(disk / "run" / "last.pt")
         assert state["epoch"] == 1
@@ -351,7 +353,7 @@ def test_output_that_is_not_shared_stops_every_process(tree, tmp_path):
 
 def test_batch_must_divide_among_processes(tree, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(engine.TrainingError, match="不能平分给 2 个进程"):
+    with pytest.raises(loop.TrainingError, match="不能平分给 2 个进程"):
         train(tree, tmp_path / "run", batch=5)
 
 
@@ -371,7 +373,7 @@ def test_corrupt_last_checkpoint_ends_in_the_same_result(tree, unbroken, tmp_pat
 def test_changed_settings_are_refused_and_restart_works(tree, unbroken, tmp_path):
     out = tmp_path / "run"
     shutil.copytree(unbroken, out)
-    with pytest.raises(engine.TrainingError, match=r"--lr 原来是 0.004，现在是 0.001.*--restart"):
+    with pytest.raises(loop.TrainingError, match=r"--lr 原来是 0.004，现在是 0.001.*--restart"):
         train(tree, out, learning_rate=1e-3)
     train(tree, out, restart=True, epochs=1)
     assert [r["epoch"] for r in rows(out)] == ["1"]
@@ -391,7 +393,7 @@ def test_restart_touches_nothing_until_its_first_checkpoint(tree, unbroken, tmp_
         train(tree, out, restart=True, init=str(tmp_path))
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_synced", full_disk)
-        with pytest.raises(engine.TrainingError, match=r"上一次训练的检查点没有动.*从头训练"):
+        with pytest.raises(loop.TrainingError, match=r"上一次训练的检查点没有动.*从头训练"):
             train(tree, out, restart=True)
     assert kept(out) == kept(unbroken)
     # 从同一个文件夹里旧的最好的起步；旧的检查点不给新的训练当退路
@@ -410,14 +412,14 @@ def test_full_disk_in_the_first_epoch_and_in_the_log(tree, unbroken, tmp_path, m
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "_write_synced", full_disk)
-        with pytest.raises(engine.TrainingError, match="磁盘满了。还没有检查点，腾出空间后要从头训练"):
+        with pytest.raises(loop.TrainingError, match="磁盘满了。还没有检查点，腾出空间后要从头训练"):
             train(tree, out)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "write_csv", full_disk)
-        with pytest.raises(engine.TrainingError, match=r"第 1 轮的检查点已存好，只有 log\.csv 没写成"):
+        patch.setattr(loop, "write_csv", full_disk)
+        with pytest.raises(loop.TrainingError, match=r"第 1 轮的检查点已存好，只有 log\.csv 没写成"):
             train(tree, out)
         assert checkpoint.load(out / "last.pt")["epoch"] == 1
-        with pytest.raises(engine.TrainingError, match="用同样的命令补上"):
+        with pytest.raises(loop.TrainingError, match="用同样的命令补上"):
             train(tree, out)
     train(tree, out)
     assert_same_run(unbroken, out)
@@ -438,7 +440,7 @@ def test_refused_run_leaves_the_record_of_groups(tree, unbroken, tmp_path):
     shutil.copytree(tree, root)
     shutil.copytree(unbroken, out)
     (root / "speech" / "spk0").rename(root / "speech" / "spk9")
-    with pytest.raises(engine.TrainingError, match="--lr"):
+    with pytest.raises(loop.TrainingError, match="--lr"):
         train(root, out, learning_rate=1e-3)
     assert kept(out) == kept(unbroken)
 
@@ -446,9 +448,9 @@ def test_refused_run_leaves_the_record_of_groups(tree, unbroken, tmp_path):
 def test_two_runs_cannot_share_a_folder(tree, tmp_path, monkeypatch):
     from filelock import FileLock
 
-    monkeypatch.setattr(engine, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(loop, "LOCK_SECONDS", 0.1)
     (tmp_path / "run").mkdir()
-    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(engine.TrainingError, match="另一个训练正在用"):
+    with FileLock(tmp_path / "run" / ".lock"), pytest.raises(loop.TrainingError, match="另一个训练正在用"):
         train(tree, tmp_path / "run")
 
 
@@ -530,7 +532,7 @@ def test_devices_are_named_or_refused():
 def test_bf16_on_cpu_trains(tree, tmp_path):
     data = sources.Sources(speech=[tree / "speech"], noise=[tree / "noise"])
     lines = []
-    state = engine.train(
+    state = loop.train(
         data, tiny_settings(epochs=1), tmp_path, device="cpu", amp="bf16", tensorboard="off", say=lines.append
     )
     assert np.isfinite(state["history"][0]["train_loss"])
@@ -544,7 +546,7 @@ def test_fine_tuning_starts_from_given_weights(tree, unbroken, tmp_path):
 
 
 def test_init_of_the_other_network_is_refused(tree, unbroken, tmp_path):
-    with pytest.raises(engine.TrainingError, match="不是同一种网络"):
+    with pytest.raises(loop.TrainingError, match="不是同一种网络"):
         train(tree, tmp_path / "run", repaired=False, init=str(unbroken))
 
 
@@ -556,7 +558,7 @@ def test_killed_worker_is_explained(tree, tmp_path):
             os.kill(os.getpid(), signal.SIGKILL)
 
     loader = torch.utils.data.DataLoader(Killer(None, 1), batch_sampler=ShardedBatches(1, 1), num_workers=1)
-    with pytest.raises(engine.TrainingError, match="--workers"), engine._explained():
+    with pytest.raises(loop.TrainingError, match="--workers"), loop._explained():
         next(iter(loader))
 
 

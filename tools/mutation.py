@@ -1,7 +1,7 @@
-"""变异测试：把 lstm.py 与 layouts.py 里的代码逐处改坏，看测试能不能发现。
+"""变异测试：把 lstm_lib/lstm/ 里的前向、约定、布局与权重文件 里的代码逐处改坏，看测试能不能发现。
 
 在临时目录里用 mutmut 运行，不动本目录；结束时打印发现的比例，并列出没被发现的改动；发现的不到九成就以 1 退出。
-例如：python tools/mutation.py 'lstm_lib.layouts.*'
+例如：python tools/mutation.py 'lstm_lib.lstm.layouts.*'
 """
 
 import importlib.util
@@ -16,7 +16,12 @@ from pathlib import Path
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
-MUTATED = ("lstm_lib/layouts.py", "lstm_lib/lstm.py")
+MUTATED = (
+    "lstm_lib/lstm/layouts.py",
+    "lstm_lib/lstm/weight_file.py",
+    "lstm_lib/lstm/conventions.py",
+    "lstm_lib/lstm/forward.py",
+)
 TESTS = ("test_layouts.py", "test_lstm.py", "test_lstm_import.py", "test_lstm_backward.py")
 CONFIG = """[mutmut]
 paths_to_mutate = {mutated}

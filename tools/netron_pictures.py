@@ -10,11 +10,12 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "_ext"))
+import netron_page
 from site_server import BROWSER_ARGS, find_chromium, serve
 
-from lstm_lib import netron_page
+from lstm_lib.book.figures import svg
 from lstm_lib.cli import ChineseParser
-from lstm_lib.figures import svg
 from lstm_lib.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,6 +1,6 @@
 """从 Noto Sans CJK SC 裁出插图用的字体：GB 2312 全部汉字与符号，加上西文、希腊字母、箭头与数学符号。
 
-结果写到 lstm_lib/fonts/LSTMBookSans-Regular.otf。改名是为了不与读者机器上装的同名字体混淆：插图的字形
+结果写到 lstm_lib/book/fonts/LSTMBookSans-Regular.otf。改名是为了不与读者机器上装的同名字体混淆：插图的字形
 必须逐字节可重现。许可证是 SIL OFL 1.1，见同一目录的 OFL.txt。
 """
 
@@ -13,7 +13,7 @@ from fontTools.ttLib import TTCollection, TTLibError
 from lstm_lib.cli import ChineseParser
 
 SOURCE = Path("/usr/share/fonts/opentype/noto/NotoSansCJK-Regular.ttc")
-TARGET = Path(__file__).resolve().parents[1] / "lstm_lib" / "fonts" / "LSTMBookSans-Regular.otf"
+TARGET = Path(__file__).resolve().parents[1] / "lstm_lib" / "book" / "fonts" / "LSTMBookSans-Regular.otf"
 FAMILY = "LSTM Book Sans"
 
 

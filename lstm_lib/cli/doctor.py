@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_lib.tables import display_width
+from lstm_lib.book.tables import display_width
 
 OK, WARN, FAIL = "正常", "提醒", "缺失"
 MINIMUM_PYTHON = (3, 11)

@@ -77,7 +77,7 @@ class Tally:
 
 
 def add_parser(subparsers):
-    from lstm_lib.engines import ENGINES
+    from lstm_lib.engines.mask import ENGINES
 
     parser = subparsers.add_parser(
         "enhance", help="增强一个声音文件（流式，长文件不多占内存）", description=DESCRIPTION, epilog=EPILOG
@@ -103,7 +103,7 @@ def add_parser(subparsers):
 
 
 def run(args) -> int:
-    from lstm_lib.audio import AudioError, open_audio
+    from lstm_lib.enhance.audio import AudioError, open_audio
 
     source_path, target_path = Path(args.input), Path(args.output)
     started = time.perf_counter()
@@ -231,8 +231,8 @@ def new_audio(path: Path, source):
 
 def load_step(model, engine, quiet):
     """取得掩蔽函数：默认网络没有训练过就当场训练，并说明在做什么。"""
-    from lstm_lib import irm
-    from lstm_lib.engines import mask_step
+    from lstm_lib.engines.mask import mask_step
+    from lstm_lib.enhance.trained import load_trained
 
     if model is not None:
         from lstm_lib.training import checkpoint
@@ -242,7 +242,7 @@ def load_step(model, engine, quiet):
         except (OSError, ValueError) as error:
             raise UserError(str(error)) from error
     else:
-        network = irm.load_trained(progress=not quiet)
+        network = load_trained(progress=not quiet)
     try:
         return mask_step(network, engine)
     except (ImportError, RuntimeError) as error:
@@ -255,8 +255,8 @@ def enhance_blocks(source, sink, step, path, quiet) -> Tally:
     import torch
     from tqdm import tqdm
 
-    from lstm_lib.audio import AudioError, check_samples
-    from lstm_lib.streaming import AnyRateEnhancer
+    from lstm_lib.enhance.audio import AudioError, check_samples
+    from lstm_lib.enhance.streaming import AnyRateEnhancer
 
     torch.set_flush_denormal(True)  # 数字静音时不让非规格化数拖慢运算
     enhancer = AnyRateEnhancer(step, source.samplerate, source.channels)

@@ -102,11 +102,11 @@ def find_pairs(args):
 
 def check_model(model):
     """先把检查点读一遍：坏了就立刻说，不必等几个进程各说一遍。"""
-    from lstm_lib import irm
+    from lstm_lib.enhance.trained import load_trained
     from lstm_lib.training import checkpoint
 
     if model is None:
-        irm.load_trained()
+        load_trained()
     else:
         checkpoint.load_network(model)
 

@@ -42,7 +42,7 @@ def add_parser(subparsers):
 
 
 def run(args) -> int:
-    from lstm_lib import irm
+    from lstm_lib.enhance.trained import load_trained
     from lstm_lib.training import checkpoint, export
 
     out = Path(args.out or "irm")
@@ -50,7 +50,7 @@ def run(args) -> int:
         raise UserError(f"--out {out} 是一个已有的文件夹；请给出文件名，例如 {out / 'irm'}。")
     check_writable("--out", out)
     try:
-        network = checkpoint.load_network(args.checkpoint) if args.checkpoint else irm.load_trained()
+        network = checkpoint.load_network(args.checkpoint) if args.checkpoint else load_trained()
         files, worst = export.export(network, args.to, out, args.streaming, args.fp16)
     except OSError as error:
         raise UserError(os_reason(error)) from error

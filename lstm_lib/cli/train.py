@@ -220,7 +220,9 @@ def train_builtin(args) -> int:
     """内置语料：什么都不改，就是书中用的那一份网络；改了配方就当场另训练一个。"""
     from dataclasses import replace
 
-    from lstm_lib import audio, corpus, irm, irm_training
+    from lstm_lib import corpus
+    from lstm_lib.enhance import audio, irm, recipe
+    from lstm_lib.enhance.trained import load_trained, training_history
 
     given = {name for name in vars(args) if getattr(args, name) != args.default_of(name)}
     useless = [option for name, option in OWN_DATA_ONLY.items() if name in given]
@@ -236,16 +238,16 @@ def train_builtin(args) -> int:
     if target.is_dir():
         raise UserError(f"--out {target} 是一个文件夹；内置语料训练的结果是一个文件，请换个名字。")
     check_writable("--out", target)
-    check_memory(args.batch, irm_training.RECIPES[name].segment * audio.HOP_LENGTH)
+    check_memory(args.batch, recipe.RECIPES[name].segment * audio.HOP_LENGTH)
     changes = {field: getattr(args, name) for name, field in RECIPE_FIELDS.items() if name in given}
     if changes:
         if changes.get("steps") == 20:  # OneCycleLR 的升温段恰好是一步时会除以零
             print("恰好 20 步时学习率排不出来，改为 21 步。")
             changes["steps"] = 21
-        recipe = replace(irm_training.RECIPES[name], **changes)
-        network, history = irm_training.train(corpus.training_data(), recipe)
+        recipe = replace(recipe.RECIPES[name], **changes)
+        network, history = recipe.train(corpus.training_data(), recipe)
     else:
-        network, history = irm.load_trained(name), irm.training_history(name)
+        network, history = load_trained(name), training_history(name)
     with writing("--out", target):
         irm.save(network, target, history)
     print(f"已写出 {target}：内置语料，{history['steps']} 步，最后的损失 {history['losses'][-1][1]:.2f} dB")
@@ -265,7 +267,7 @@ def check_memory(batch: int, length: int, per_sample: int = CPU_BYTES) -> None:
 
 def train_own(args) -> int:
     """自己的数据。"""
-    from lstm_lib.training import devices, engine, sources
+    from lstm_lib.training import devices, loop, sources
 
     data = sources.Sources(
         speech=args.speech,
@@ -277,7 +279,7 @@ def train_own(args) -> int:
         max_bad=args.max_bad,
         speaker=args.speaker,
     )
-    settings = engine.Settings(
+    settings = loop.Settings(
         epochs=args.epochs,
         steps=args.steps,
         batch=args.batch,
@@ -299,7 +301,7 @@ def train_own(args) -> int:
         check_writable("--out", out)
     on_cpu = devices.choose_device(args.device).type == "cpu"
     check_memory(args.batch, settings.length, CPU_BYTES if on_cpu else WAVE_BYTES)
-    state = engine.train(
+    state = loop.train(
         data, settings, out, args.device, args.amp, workers(args), args.restart, args.tensorboard
     )
     if writer:

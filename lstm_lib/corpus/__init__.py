@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from lstm_lib.book.progress import bar
 from lstm_lib.corpus import noises as noises
 from lstm_lib.files import cache_dir
-from lstm_lib.progress import bar
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_lib.audio import SAMPLE_RATE, scale_noise
 from lstm_lib.corpus import noises
 from lstm_lib.corpus.speech import Synthesizer, normalize
+from lstm_lib.waves import SAMPLE_RATE, scale_noise
 
 LANGUAGES = {"cmn": "普通话", "en-us": "英语"}
 TEST_VOICES = ("f2", "m3", "Alicia", "Mike")

@@ -6,7 +6,7 @@
 import numpy as np
 from scipy import signal
 
-from lstm_lib.audio import SAMPLE_RATE
+from lstm_lib.waves import SAMPLE_RATE
 
 
 def shaped(rng, n: int, gain) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from lstm_lib.audio import SAMPLE_RATE
+from lstm_lib.waves import SAMPLE_RATE
 
 AUDIO_OUTPUT_SYNCHRONOUS = 2
 CHARS_UTF8 = 1

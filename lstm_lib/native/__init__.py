@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_lib.lstm import LSTM
+from lstm_lib.lstm import LSTM, conventions
 from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
 from lstm_lib.native.library import choose_level, excerpt, levels, load, load_steps
 from lstm_lib.native.pack import aligned, pack_cell, quantize_rows, split_units
@@ -34,7 +34,7 @@ INT8_COLUMNS = 2**16  # 再宽，255·127·K 就可能超出 int32
 class NativeLSTM:
     """用 C 内核算的 LSTM：``y, (h, c) = fast(x, state)``，形状与约定同 ``LSTM``，数一律是 float32。
 
-    lstm：``LSTM``、权重文件的字节（格式见 ``layouts``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝。
+    lstm：``LSTM``、权重文件的字节（格式见 ``lstm.weight_file``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝。
     dtype："float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）。
     level：指令集级别，缺省取机器支持的最高一级，见 ``levels()``。
     flags：额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用。
@@ -74,45 +74,19 @@ class NativeLSTM:
     def __call__(self, x, state=None):
         """整段计算，返回 ``y, (h, c)``。形状不对、序列为空都抛 ``ValueError``。"""
         config = self.config
-        x = _real(x, "输入 x")
-        if x.ndim not in (2, 3):
-            raise ValueError(f"输入 x 应是 2 维（不分批）或 3 维，得到 {x.ndim} 维 {x.shape}")
-        if x.shape[-1] != config.input_size:
-            raise ValueError(f"输入 x 的最后一维应为 input_size={config.input_size}，得到 {x.shape[-1]}")
-        unbatched, swap = x.ndim == 2, x.ndim == 3 and config.batch_first
-        x = x[:, None] if unbatched else x.swapaxes(0, 1) if swap else x
+        x, unbatched = conventions.sequence(x, config, FLOAT32)
         frames, batch = x.shape[:2]
-        if frames == 0:
-            raise ValueError("序列长度是 0：LSTM 至少要有一个时间步")
-        h, c = self._state(state, batch, unbatched)
+        h, c = conventions.initial_state(state, config, batch, unbatched, FLOAT32)
         y = np.empty((frames, batch, config.num_directions * config.output_size), FLOAT32)
         if batch:
             x, stream = np.ascontiguousarray(x), _Buffers(self, h, c, frames, batch)
             self._lib.lstm_run(stream.struct, self._pointer(x), self._pointer(y), frames)
-        if unbatched:
-            return y[:, 0], (h[:, 0], c[:, 0])
-        return y.swapaxes(0, 1) if swap else y, (h, c)
+        y = conventions.outward(y, config, unbatched)
+        return y, (h[:, 0], c[:, 0]) if unbatched else (h, c)
 
     def stream(self) -> "Stream":
         """新开一路流：自带状态（几 KB），与别的流共用权重。"""
         return Stream(self)
-
-    def _state(self, state, batch, unbatched):
-        """检查初态，返回可以就地改写的 (L·D, B, P) 与 (L·D, B, H)。"""
-        config = self.config
-        rows, arrays = config.num_layers * config.num_directions, []
-        if state is not None and (not isinstance(state, tuple | list) or len(state) != 2):
-            raise ValueError("初态 state 应是 (h, c) 两个数组")
-        for k, (name, size) in enumerate((("h", config.output_size), ("c", config.hidden_size))):
-            array = np.zeros((rows, batch, size), FLOAT32)
-            if state is not None:
-                value, expected = _real(state[k], f"初态 {name}"), (rows, batch, size)
-                expected = (rows, size) if unbatched else expected
-                if value.shape != expected:
-                    raise ValueError(f"初态 {name} 的形状应为 {expected}，得到 {value.shape}")
-                array[:] = value[:, None] if unbatched else value
-            arrays.append(array)
-        return arrays
 
     def _struct(self, cell):
         arrays = (cell.weight, cell.bias, cell.scale, cell.offset, cell.projection)
@@ -155,7 +129,7 @@ class Stream:
         config = fast.config
         if config.direction != "forward":
             raise ValueError(f"direction={config.direction!r} 的 LSTM 要看到未来的帧，不能逐帧流式计算")
-        self._buffers = _Buffers(fast, *fast._state(None, 1, False), 1, 1)
+        self._buffers = _Buffers(fast, *conventions.initial_state(None, config, 1, False, FLOAT32), 1, 1)
         self._lib, self._struct = fast._lib, self._buffers.struct
         self._run = fast._lib.lstm_run
         self._shape, self._y = (config.input_size,), np.empty(config.output_size, FLOAT32)
@@ -179,7 +153,8 @@ class Stream:
 
     def reset(self, state=None) -> None:
         """状态清零，或换成 state = (h, c)，形状各为 (层数, …)。"""
-        h, c = self._buffers.fast._state(state, 1, state is not None)
+        config = self._buffers.fast.config
+        h, c = conventions.initial_state(state, config, 1, state is not None, FLOAT32)
         self._buffers.h[:], self._buffers.c[:] = h, c
 
     @property
@@ -194,7 +169,7 @@ class Stream:
         return sum(a.nbytes for a in arrays)
 
     def _convert(self, x):
-        x = _real(x, "输入 x")
+        x = conventions.real(x, "输入 x", FLOAT32)
         if x.shape != self._shape:
             raise ValueError(f"一帧输入 x 的形状应为 {self._shape}，得到 {x.shape}")
         return np.ascontiguousarray(x)
@@ -209,10 +184,3 @@ def _read(lstm) -> LSTM:
     if not isinstance(lstm, LSTM):
         raise ValueError(f"应给 LSTM、权重文件的字节或路径，得到 {type(lstm).__name__}")
     return LSTM.from_bytes(lstm.to_bytes())
-
-
-def _real(array, label) -> np.ndarray:
-    array = np.asarray(array)
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"{label} 应是实数数组，得到 {array.dtype}")
-    return array.astype(FLOAT32, copy=False)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from lstm_lib import layouts
+from lstm_lib.lstm import layouts
 
 NARROW = 4
 

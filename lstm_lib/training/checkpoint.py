@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lstm_lib import irm
+from lstm_lib.enhance import irm
 from lstm_lib.files import atomic_path
 
 FORMAT = "lstm_lib.checkpoint/1"

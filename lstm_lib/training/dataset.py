@@ -13,7 +13,8 @@ import torch
 from soundfile import SoundFileError
 from torch.utils.data import Dataset, Sampler
 
-from lstm_lib.audio import SAMPLE_RATE, AudioError, check_samples, open_audio, resample, scale_noise
+from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, resample
+from lstm_lib.waves import SAMPLE_RATE, scale_noise
 
 SILENCE = 1e-4  # 均方根低于 -80 dBFS 的片段不用：SI-SDR 在静音上没有定义
 TRIES = 50
@@ -70,7 +71,7 @@ class FileTable:
 def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.ndarray:
     """只读文件的一小段，得到 16 kHz 单声道 float32 (length,)；``start`` 以 16 kHz 样点计，多声道取平均。
 
-    文件不见了、读不动、比登记的短、含 NaN：``OSError`` 或 :class:`~lstm_lib.audio.AudioError`。
+    文件不见了、读不动、比登记的短、含 NaN：``OSError`` 或 :class:`~lstm_lib.enhance.audio.AudioError`。
     """
     common = math.gcd(rate, SAMPLE_RATE)
     source_step, target_step = rate // common, SAMPLE_RATE // common

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from lstm_lib import audio, classical, irm
+from lstm_lib.book.tables import display_width
+from lstm_lib.enhance import audio, classical, irm
+from lstm_lib.enhance.scores import pesq, si_sdr, stoi
+from lstm_lib.enhance.trained import load_trained
 from lstm_lib.files import atomic_path
-from lstm_lib.tables import display_width
 from lstm_lib.training import checkpoint
 from lstm_lib.training.folders import Bad, Pair
 
@@ -72,7 +74,7 @@ def available_measures() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _network(model):
     torch.set_num_threads(1)
-    return irm.load_trained() if model is None else checkpoint.load_network(model)
+    return load_trained() if model is None else checkpoint.load_network(model)
 
 
 def score_pair(pair: Pair, model, measures):
@@ -95,7 +97,7 @@ def score(clean, noisy, network, measures) -> dict:
         NETWORK: irm.enhance(network, noisy),
         IDEAL: irm.apply_mask(ideal, noisy),
     }
-    measure = {"si_sdr": audio.si_sdr, "stoi": audio.stoi, "pesq": audio.pesq}
+    measure = {"si_sdr": si_sdr, "stoi": stoi, "pesq": pesq}
     return {name: {m: measure[m](clean, estimate) for m in measures} for name, estimate in estimates.items()}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lstm_lib.enhance.irm import BINS, HIDDEN_SIZE, INPUT_SIZE, IRMNetwork
 from lstm_lib.files import REASONS, atomic_path
-from lstm_lib.irm import BINS, HIDDEN_SIZE, INPUT_SIZE, IRMNetwork
 from lstm_lib.lstm import LSTM
 
 LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
@@ -95,7 +95,7 @@ def verify(network, runner, streaming: bool, tolerance: float) -> float:
 
 
 def _write_onnx(network, folder, streaming, fp16):
-    from lstm_lib import onnx_graph
+    from lstm_lib.formats import onnx_graph
 
     path, raw = folder / "model.onnx", folder / "raw.onnx"
     x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
@@ -118,7 +118,7 @@ def _write_onnx(network, folder, streaming, fp16):
 
 
 def _write_ncnn(network, folder, streaming, fp16):
-    from lstm_lib import ncnn_model, onnx_graph
+    from lstm_lib.formats import ncnn_run, onnx_graph
 
     # 直接转 torch 模块：经过 batch_first 的 ONNX 会多出一个 Reshape，把示例的帧数写死在图里
     x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
@@ -126,9 +126,9 @@ def _write_ncnn(network, folder, streaming, fp16):
     module, inputs = (
         (onnx_graph.with_state(network), (x[:, :1], state, state.clone())) if streaming else (network, (x,))
     )
-    made = ncnn_model.convert(module, folder / "model", inputs=inputs, fp16=fp16)
+    made = ncnn_run.convert(module, folder / "model", inputs=inputs, fp16=fp16)
     # .param 最后出现：看见它，就说明 .bin 已经在了
-    return [made.bin, made.param], ncnn_model.NcnnRunner(made.param, made.bin)
+    return [made.bin, made.param], ncnn_run.NcnnRunner(made.param, made.bin)
 
 
 def _write_bin(network, folder, streaming, fp16):

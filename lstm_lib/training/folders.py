@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_lib.audio import open_audio
+from lstm_lib.enhance.audio import open_audio
 from lstm_lib.training import known
 
 SUFFIXES = (".wav", ".flac", ".ogg")

@@ -3,7 +3,8 @@
 import math
 from dataclasses import asdict, dataclass
 
-from lstm_lib.audio import HOP_LENGTH, SAMPLE_RATE
+from lstm_lib.enhance.audio import HOP_LENGTH
+from lstm_lib.waves import SAMPLE_RATE
 
 
 @dataclass

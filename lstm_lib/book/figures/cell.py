@@ -1,0 +1,209 @@
+"""LSTM 单元的图：只有一个画图函数 :func:`lstm_cell`，点亮哪一部分由 ``part`` 决定。"""
+
+from matplotlib.patches import FancyBboxPatch
+
+from lstm_lib.book.figures import palette
+from lstm_lib.book.figures.draw import LINE, Pen, box, bridge, canvas, junction, math, operation, text, wire
+from lstm_lib.lstm.layouts import GATE_NAMES
+
+WIDTH, HEIGHT = 374, 250  # 单元方框的大小（像素）
+ROAD, BAR, GATE = 206, 52, 98  # 细胞状态、输入总线、四个门的高度
+COLUMNS = {"f": 66, "i": 130, "g": 194, "o": 258}
+OUT, UP = 310, 350  # 输出乘法与向上的出口所在的列
+MERGE = 154  # 输入门与候选值相乘的高度
+STATE = palette.RED  # 细胞状态的颜色
+
+# 每一步点亮的部件
+PARTS = {
+    "all": {"road", "x", "bar", "f", "i", "g", "o", "mul_f", "mul_i", "add", "squash", "mul_o", "h", "names"},
+    "state": {"road", "mul_f", "add"},
+    "forget": {"x", "bar", "f", "mul_f"},
+    "input": {"x", "bar", "i", "g", "mul_i"},
+    "update": {"road", "f_wire", "i_wire", "g_wire", "mul_f", "mul_i", "add"},
+    "output": {"x", "bar", "o", "squash", "mul_o", "h", "c_out"},
+}
+BOX = {"f": r"$\sigma$", "i": r"$\sigma$", "g": "tanh", "o": r"$\sigma$"}
+
+
+def lstm_cell(ax, left, bottom, part: str = "all", *, ports: bool = True, reach: float = 24) -> None:
+    """在 (left, bottom) 处画一个 LSTM 单元，点亮 ``part``（``PARTS`` 的一个键），其余退成灰色。
+
+    ``ports``：是否在四周写出 c、h、x 的名字（链上相邻的单元共用时由外面来写）；
+    ``reach``：左右两边的线伸出方框多远。
+    """
+    if part not in PARTS:
+        raise ValueError(f"part 只能是 {'、'.join(PARTS)}，得到 {part!r}。")
+    lit = PARTS[part]
+
+    def pen(name: str, color: str = palette.INK) -> Pen:
+        return Pen(color, name in lit)
+
+    def at(*points):
+        return [(left + x, bottom + y) for x, y in points]
+
+    _body(ax, left, bottom, WIDTH)
+    _road(ax, at, pen, lit, reach)
+    _gates(ax, at, pen, lit, reach)
+    _output(ax, at, pen, reach)
+    if ports:
+        _ports(ax, at, pen, lit)
+
+
+def _road(ax, at, pen, lit, reach) -> None:
+    """细胞状态的水平大道：乘以 f，加上 i·g，一路向右。"""
+    f, g = COLUMNS["f"], COLUMNS["g"]
+    road = pen("road", STATE)
+    wire(ax, at((-reach, ROAD), (f - 11, ROAD)), pen=road)
+    wire(ax, at((f + 11, ROAD), (g - 11, ROAD)), pen=road)
+    last = road if road.lit else pen("c_out", STATE)
+    wire(ax, at((g + 11, ROAD), (WIDTH + reach, ROAD)), pen=last)
+    operation(ax, *at((f, ROAD))[0], "×", pen=pen("mul_f", STATE if "road" in lit else palette.ORANGE))
+    operation(ax, *at((g, ROAD))[0], "+", pen=pen("add", STATE))
+
+
+def _gates(ax, at, pen, lit, reach) -> None:
+    """总线 [h, x] 送进四个小网络；它们的输出各走各的路。"""
+    bar = pen("bar")
+    wire(ax, at((-reach, BAR), (COLUMNS["o"], BAR)), pen=Pen(bar.color, False), arrow=False)
+    wire(ax, at((26, -34), (26, BAR), (48, BAR)), pen=pen("x"), arrow=False)
+    reached = [column for gate, column in COLUMNS.items() if gate in lit]
+    if reached:
+        wire(ax, at((-reach, BAR), (max(reached), BAR)), pen=bar, arrow=False)
+    for gate, column in COLUMNS.items():
+        color = palette.GATE_COLORS[gate]
+        wire(ax, at((column, BAR), (column, GATE - 15)), pen=pen(gate), radius=0)
+        if column != COLUMNS["o"]:
+            junction(ax, *at((column, BAR))[0], pen=pen(gate))
+        box(
+            ax,
+            *at((column, GATE))[0],
+            50,
+            30,
+            BOX[gate],
+            pen=pen(gate, color),
+            size=11 if gate == "g" else 14,
+        )
+        text(
+            ax,
+            *at((column, 24))[0],
+            GATE_NAMES[gate],
+            color=pen(gate, color).text,
+            alpha=pen(gate).alpha,
+        )
+    for gate, points, label in (
+        ("f", [(COLUMNS["f"], GATE + 15), (COLUMNS["f"], ROAD - 11)], (COLUMNS["f"] + 14, 152)),
+        (
+            "i",
+            [(COLUMNS["i"], GATE + 15), (COLUMNS["i"], MERGE), (COLUMNS["g"] - 11, MERGE)],
+            (COLUMNS["i"] + 14, 132),
+        ),
+        ("g", [(COLUMNS["g"], GATE + 15), (COLUMNS["g"], MERGE - 11)], (COLUMNS["g"] + 15, 127)),
+    ):
+        color = palette.GATE_COLORS[gate]
+        on = Pen(color, gate in lit or f"{gate}_wire" in lit)
+        wire(ax, at(*points), pen=on)
+        math(ax, *at(label)[0], f"{gate}_t", color=on.text, alpha=on.alpha)
+    up = Pen(STATE, "add" in lit and "mul_i" in lit)
+    wire(ax, at((COLUMNS["g"], MERGE + 11), (COLUMNS["g"], ROAD - 11)), pen=up)
+    operation(
+        ax, *at((COLUMNS["g"], MERGE))[0], "×", pen=pen("mul_i", STATE if "road" in lit else palette.INK)
+    )
+
+
+def _output(ax, at, pen, reach) -> None:
+    """输出：细胞状态经 tanh，乘上 o，从右边和上边离开。"""
+    height = 122
+    o, h = pen("o", palette.PURPLE), pen("h")
+    squash = pen("squash", STATE)
+    wire(ax, at((OUT, ROAD), (OUT, 181)), pen=squash, arrow=True)
+    junction(ax, *at((OUT, ROAD))[0], pen=squash)
+    box(ax, *at((OUT, 169))[0], 48, 24, "tanh", pen=squash, size=11, radius=12)
+    wire(ax, at((OUT, 157), (OUT, height + 11)), pen=squash)
+    wire(ax, at((COLUMNS["o"], GATE + 15), (COLUMNS["o"], height), (OUT - 11, height)), pen=o)
+    math(ax, *at((COLUMNS["o"] + 20, height + 14))[0], "o_t", color=o.text, alpha=o.alpha)
+    wire(ax, at((OUT, height - 11), (OUT, BAR), (WIDTH + reach, BAR)), pen=h)
+    junction(ax, *at((UP, BAR))[0], pen=h)
+    x, y0 = at((UP, BAR))[0]
+    _, y1 = at((UP, HEIGHT + 30))[0]
+    bridge(ax, x, y0, y1, at((UP, ROAD))[0][1], pen=h)
+    operation(ax, *at((OUT, height))[0], "×", pen=pen("mul_o"))
+
+
+def _ports(ax, at, pen, lit) -> None:
+    """四周的名字。"""
+    c_in = Pen(STATE, "road" in lit)
+    c_out = Pen(STATE, bool({"road", "c_out"} & lit))
+    for (x, y), name, on in (
+        ((-48, ROAD), "c_{t-1}", c_in),
+        ((WIDTH + 40, ROAD), "c_t", c_out),
+        ((-48, BAR), "h_{t-1}", pen("bar")),
+        ((WIDTH + 40, BAR), "h_t", pen("h")),
+        ((26, -46), "x_t", pen("x")),
+        ((UP, HEIGHT + 42), "h_t", pen("h")),
+    ):
+        math(ax, *at((x, y))[0], name, color=on.text, alpha=on.alpha, size=14)
+
+
+def cell_part(part: str):
+    """单独一个单元、点亮一部分的图。"""
+    fig, ax = canvas(WIDTH + 128, HEIGHT + 122)
+    lstm_cell(ax, 70, 62, part)
+    return fig
+
+
+def chain():
+    """框架图：展开成三个时刻的链，中间一个画出内部。"""
+    side, gap, bottom = 72, 58, 62
+    left = side + gap
+    fig, ax = canvas(WIDTH + 2 * left, HEIGHT + 122)
+    _closed_cell(ax, 0.5, bottom, side, "t-1")
+    _closed_cell(ax, left + WIDTH + gap - 0.5, bottom, side, "t+1")
+    lstm_cell(ax, left, bottom, "all", ports=False, reach=gap)
+    for x, step in ((left - gap / 2, "t-1"), (left + WIDTH + gap / 2, "t")):
+        math(ax, x, bottom + ROAD + 15, f"c_{{{step}}}", color=STATE)
+        math(ax, x, bottom + BAR + 15, f"h_{{{step}}}")
+    math(ax, left + 26, bottom - 46, "x_t", size=14)
+    math(ax, left + UP, bottom + HEIGHT + 42, "h_t", size=14)
+    return fig
+
+
+def _body(ax, left, bottom, width) -> None:
+    """单元的圆角外框。"""
+    body = FancyBboxPatch(
+        (left, bottom),
+        width,
+        HEIGHT,
+        boxstyle="round,pad=0,rounding_size=14",
+        fc=palette.PANEL,
+        ec=palette.GREY,
+    )
+    body.set(linewidth=0.8 * LINE, alpha=0.75, zorder=1)
+    ax.add_patch(body)
+
+
+def _closed_cell(ax, left, bottom, width, step) -> None:
+    """链两头的单元：内部与中间那个完全相同，只画轮廓。"""
+    _body(ax, left, bottom, width)
+    middle = left + width / 2
+    text(ax, middle, bottom + 138, "LSTM\n单元", color=palette.GREY, linespacing=1.5)
+    wire(ax, [(middle, bottom - 34), (middle, bottom)])
+    wire(ax, [(middle, bottom + HEIGHT), (middle, bottom + HEIGHT + 30)])
+    math(ax, middle, bottom - 46, f"x_{{{step}}}", size=14)
+    math(ax, middle, bottom + HEIGHT + 42, f"h_{{{step}}}", size=14)
+
+
+def gate():
+    """门：sigmoid 给出 0 到 1 的系数，逐元素乘到经过的信息上。"""
+    fig, ax = canvas(300, 180)
+    x, y = 150, 118
+    wire(ax, [(62, y), (x - 11, y)], pen=Pen(STATE))
+    wire(ax, [(x + 11, y), (238, y)], pen=Pen(STATE))
+    wire(ax, [(x, 30), (x, 46)])
+    wire(ax, [(x, 78), (x, y - 11)], pen=Pen(palette.ORANGE))
+    box(ax, x, 62, 52, 32, r"$\sigma$", pen=Pen(palette.ORANGE), size=14)
+    operation(ax, x, y, "×")
+    text(ax, 62, y + 22, "信息", color=STATE)
+    text(ax, 238, y + 22, "留下的部分", color=STATE)
+    text(ax, x + 14, 93, "0 到 1 的系数", color=palette.ORANGE, ha="left")
+    text(ax, x, 16, "由 $h_{t-1}$ 与 $x_t$ 算出")
+    return fig

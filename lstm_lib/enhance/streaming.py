@@ -1,0 +1,129 @@
+"""流式增强：任意长短的音频块进来，增强后的音频出去，状态与重叠相加的尾巴留在对象里。
+
+逐帧计算与整段计算（:func:`lstm_lib.enhance.audio.stft` → 掩蔽 → :func:`lstm_lib.enhance.audio.istft`）是同一套加减乘除，
+所以两者的输出逐样点相等；块怎么切，输出一个比特也不变。
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+
+from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, WINDOW
+from lstm_lib.waves import SAMPLE_RATE, as_wave
+
+# 掩蔽函数：(幅度谱一帧 (256,)、状态) → (掩蔽 (257,)、新状态)。状态是什么由引擎自己定，None 表示从头开始
+MaskStep = Callable[[np.ndarray, object], tuple[np.ndarray, object]]
+
+
+class StreamingEnhancer:
+    """一路单声道 16 kHz 音频的流式增强器。
+
+    ``step`` 是掩蔽函数，由 :func:`lstm_lib.engines.mask_step` 得到，也可以自己写；函数本身不存状态，
+    因此几路音频可以合用一个 ``step``，每路一个 ``StreamingEnhancer``。
+
+    延迟：第 k 段（256 个样点）要等第 k+1 段到齐才能算完，算法延迟 :attr:`latency` = 512 个样点，即 32 ms。
+    """
+
+    latency = N_FFT
+
+    def __init__(self, step: MaskStep):
+        self.step = step
+        self.reset()
+
+    def reset(self) -> None:
+        """忘掉一切，准备处理下一段音频。"""
+        self._state = None
+        self._window = np.zeros(N_FFT, np.float32)  # 最近的 512 个输入样点
+        self._tail = np.zeros(HOP_LENGTH, np.float32)  # 上一帧的后半，等着与下一帧的前半相加
+        self._pending = np.zeros(0, np.float32)  # 不足一个帧移的零头
+        self._hops = 0
+        self._received = 0
+
+    def process(self, block: np.ndarray) -> np.ndarray:
+        """送进一块波形 (N,)，N 任意（可为 0）；返回此刻已经算完的波形 (M,)，M 是 256 的整数倍，可为 0。
+
+        块里有 NaN 或无穷大时报 ``ValueError``，且状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN。
+        """
+        block = as_wave(block, "block").astype(np.float32, copy=False)
+        self._received += len(block)
+        samples = np.concatenate([self._pending, block])
+        whole = len(samples) // HOP_LENGTH * HOP_LENGTH
+        self._pending = samples[whole:].copy()  # 不 copy 会一直牵住整块
+        return self._advance(samples[:whole])
+
+    def flush(self) -> np.ndarray:
+        """音频结束：补零把余下的样点挤出来，然后 :meth:`reset`。进多少样点，一共就出多少样点。"""
+        tail = np.zeros(HOP_LENGTH if len(self._pending) == 0 else 2 * HOP_LENGTH, np.float32)
+        tail[: len(self._pending)] = self._pending
+        emitted = max(self._hops - 1, 0) * HOP_LENGTH
+        output = self._advance(tail)[: self._received - emitted]
+        self.reset()
+        return output
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """整段 (N,) → (N,)：从头处理一遍。"""
+        self.reset()
+        return np.concatenate([self.process(wave), self.flush()])
+
+    def _advance(self, samples: np.ndarray) -> np.ndarray:
+        """送进整数个帧移，逐帧处理；第一帧吐出的半帧在信号之外，丢掉。"""
+        output = np.empty_like(samples)
+        for start in range(0, len(samples), HOP_LENGTH):
+            hop = slice(start, start + HOP_LENGTH)
+            output[hop] = self._one_hop(samples[hop])
+        skipped = HOP_LENGTH if self._hops == 0 and len(samples) else 0
+        self._hops += len(samples) // HOP_LENGTH
+        return output[skipped:]
+
+    def _one_hop(self, samples: np.ndarray) -> np.ndarray:
+        """一个帧移的全部工作：分析 → 掩蔽 → 合成 → 重叠相加。"""
+        self._window[:HOP_LENGTH] = self._window[HOP_LENGTH:]
+        self._window[HOP_LENGTH:] = samples
+        spectrum = np.fft.rfft(self._window * WINDOW)
+        mask, self._state = self.step(np.abs(spectrum[1:]), self._state)  # 网络不看直流
+        frame = np.fft.irfft(spectrum * mask, n=N_FFT) * WINDOW
+        output = self._tail + frame[:HOP_LENGTH]
+        self._tail = frame[HOP_LENGTH:]
+        return output
+
+
+class AnyRateEnhancer:
+    """任意采样率、任意声道数的流式增强器：重采样到 16 kHz → 每个声道各自增强 → 重采样回去。
+
+    ``sample_rate`` 的单位是 Hz；每个声道有自己的状态，权重共用。高于 8 kHz 的成分网络看不见，输出里也就没有。
+    """
+
+    def __init__(self, step: MaskStep, sample_rate: float, channels: int):
+        self._enhancers = [StreamingEnhancer(step) for _ in range(channels)]
+        rates = (sample_rate, SAMPLE_RATE)
+        same = sample_rate == SAMPLE_RATE
+        self._down = None if same else soxr.ResampleStream(*rates, channels, dtype="float32")
+        self._up = None if same else soxr.ResampleStream(*rates[::-1], channels, dtype="float32")
+        self._received = self._emitted = 0
+
+    def process(self, block: np.ndarray) -> np.ndarray:
+        """送进一块 (N, 声道)，返回此刻已经算完的 (M, 声道)。"""
+        return self._run(block, last=False)
+
+    def flush(self) -> np.ndarray:
+        """音频结束，取出余下的样点；一共进多少样点就出多少样点。之后要处理别的音频请新建对象。"""
+        rest = self._run(np.zeros((0, len(self._enhancers)), np.float32), last=True)
+        # 来回两次重采样，长度可能差一两个样点：多截少补
+        missing = max(self._received - self._emitted, 0)
+        return np.pad(rest, ((0, missing), (0, 0)))[: len(rest) + self._received - self._emitted]
+
+    def _run(self, block: np.ndarray, last: bool) -> np.ndarray:
+        block = np.asarray(block, np.float32)
+        if block.ndim != 2 or block.shape[1] != len(self._enhancers):
+            raise ValueError(f"block 的形状应为 (N, {len(self._enhancers)})，实际是 {block.shape}。")
+        self._received += len(block)
+        low = self._down.resample_chunk(block, last=last) if self._down else block
+        columns = [enhancer.process(low[:, i]) for i, enhancer in enumerate(self._enhancers)]
+        if last:
+            columns = [np.append(c, e.flush()) for c, e in zip(columns, self._enhancers, strict=True)]
+        output = np.stack(columns, axis=1)
+        if self._up:
+            output = self._up.resample_chunk(output, last=last)
+        self._emitted += len(output)
+        return output

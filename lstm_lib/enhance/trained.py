@@ -1,0 +1,63 @@
+"""内置语料上训练好的网络：第一次用到时当场训练，以后从缓存里读。"""
+
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+from lstm_lib import corpus
+from lstm_lib.enhance import irm, recipe
+from lstm_lib.files import cache_dir
+
+TITLES = {
+    "repaired": "训练网络",
+    "document": "短训练：原样网络",
+    "short": "短训练：修补网络",
+    "narrow": "短训练：六种噪声",
+}
+
+
+def key(name: str) -> str:
+    """缓存键：配方、训练代码与语料的配方一起决定。"""
+    extra = f"{name} {recipe.RECIPES[name]} {corpus.corpus_key()} {torch.__version__}"
+    return corpus.recipe_key("lstm_lib.enhance.recipe", "lstm_lib.enhance.loss", extra=extra)
+
+
+def train_builtin(name: str = "repaired", progress: bool = True) -> tuple[irm.IRMNetwork, dict]:
+    """按名字在内置语料上训练。"""
+    return recipe.train(corpus.training_data(progress), recipe.RECIPES[name], progress, TITLES[name])
+
+
+def trained_path(name: str = "repaired", progress: bool = True) -> Path:
+    """训练好的权重文件；还没有就当场训练并存进缓存（别的进程正在训练就等它）。
+
+    ``name`` 的取法见 :func:`load_trained`。
+    """
+    if name not in recipe.RECIPES:
+        raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
+    path = cache_dir() / f"irm-{name}-{key(name)}.safetensors"
+    if path.exists():
+        return path
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            network, history = train_builtin(name, progress)
+            irm.save(network, path, history)
+    return path
+
+
+def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwork:
+    """训练好的网络（推理模式）。
+
+    ``"repaired"`` 是全书用的修补网络；另外三个是只为比较的短训练：``"document"`` 是原样网络，``"short"``
+    是修补网络，``"narrow"`` 是只用六种噪声训练的修补网络。别的名字报 ``ValueError``。
+    第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
+    """
+    return irm.load(trained_path(name, progress))
+
+
+def training_history(name: str = "repaired", progress: bool = True) -> dict:
+    """:func:`load_trained` 那次训练的过程。
+
+    ``losses`` 是 [步, 损失（dB）] 的列表，``seconds`` 是用时（秒），``steps`` 是步数，``batch`` 是每步的段数。
+    """
+    return irm.load_history(trained_path(name, progress))

@@ -1,0 +1,306 @@
+"""ncnn 的权重文件 .bin：按 .param 走过每一块，原样读出 LSTM 层，再翻译成本书的 LSTM。
+
+格式依据：ncnn 源码 src/modelbin.cpp、src/layer/*.cpp（2026 年 7 月的版本）。
+整数一律小端，与 ncnn 写文件的习惯相同。
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
+from lstm_lib.lstm import layouts
+
+FLAG_FP32 = 0
+FLAG_FP16 = 0x01306B47
+FLAG_INT8 = 0x000D4B38
+FLAG_FP32_RAW = 0x0002C056  # 也是 float32，旧版量化工具写的
+STORAGE = {FLAG_FP32: "fp32", FLAG_FP32_RAW: "fp32", FLAG_FP16: "fp16", FLAG_INT8: "int8"}
+_ITEM_SIZE = {FLAG_FP32: 4, FLAG_FP32_RAW: 4, FLAG_FP16: 2, FLAG_INT8: 1}
+
+
+@dataclass(frozen=True)
+class BinBlock:
+    """.bin 里的一块权重。``flag`` 为 None 表示没有 4 字节的标志；``size`` 连标志和补齐在内，单位字节。"""
+
+    layer: str
+    label: str
+    offset: int
+    flag: int | None
+    count: int
+    size: int
+
+    @property
+    def storage(self) -> str:
+        return "fp32" if self.flag is None else STORAGE[self.flag]
+
+
+@dataclass(frozen=True)
+class NcnnLSTM:
+    """一个 LSTM 层。权重一律解码成 float32，门顺序仍是文件里的 I F O G。
+
+    ``weight_xc`` [D, 4H, I]，``bias`` [D, 4H]（torch 的两个偏置已相加），
+    ``weight_hc`` [D, 4H, num_output]，``weight_hr`` [D, num_output, H] 或 None（只有投影 LSTM 有）。
+    ``storage`` 是 x 权重在文件里的存法；int8 时另有原始整数与每行的 scale（整数 = 权重 × scale，取整）。
+    ``direction``：0 正向，1 反向，2 双向。
+    """
+
+    name: str
+    input_size: int
+    num_output: int
+    hidden_size: int
+    direction: int
+    weight_xc: np.ndarray
+    bias: np.ndarray
+    weight_hc: np.ndarray
+    weight_hr: np.ndarray | None
+    storage: str
+    weight_xc_int8: np.ndarray | None = None
+    weight_hc_int8: np.ndarray | None = None
+    weight_xc_scales: np.ndarray | None = None
+    weight_hc_scales: np.ndarray | None = None
+    bottoms: tuple[str, ...] = ()
+    tops: tuple[str, ...] = ()
+    params: dict = field(default_factory=dict)
+
+    @property
+    def has_state(self) -> bool:
+        """输入里是否带初始的 h、c。"""
+        return len(self.bottoms) == 3
+
+
+# ---- .bin：每一层依次存哪几块。(名字, 元素个数, 有没有 4 字节标志) ----
+
+
+def _int(layer, key, default=0):
+    value = layer.params.get(key, default)
+    if not isinstance(value, int):
+        raise ValueError(f"{layer.where} 的 {key}={str(value)[:40]} 应是整数")
+    return value
+
+
+def _lstm_sizes(layer):
+    num_output, total, direction = (_int(layer, key) for key in (0, 1, 2))
+    hidden = _int(layer, 3, num_output)
+    for key, value in ((0, num_output), (1, total), (3, hidden)):
+        if value <= 0:
+            raise ValueError(f"{layer.where} 的 {key}={value} 应是正整数")
+    if direction not in (0, 1, 2):
+        raise ValueError(f"{layer.where} 的方向 2={direction} 应是 0、1 或 2")
+    directions = 2 if direction == 2 else 1
+    inputs, rest = divmod(total, directions * hidden * 4)
+    if rest or not inputs:
+        raise ValueError(
+            f"{layer.where} 的权重个数 1={total} 不是 方向数×4×hidden_size={directions * hidden * 4} 的整数倍"
+        )
+    return num_output, hidden, direction, directions, inputs
+
+
+def _lstm_blocks(layer):
+    num_output, hidden, _, directions, _ = _lstm_sizes(layer)
+    yield "weight_xc", layer.params[1], True
+    yield "bias", 4 * hidden * directions, True
+    yield "weight_hc", 4 * hidden * num_output * directions, True
+    if num_output != hidden:
+        yield "weight_hr", hidden * num_output * directions, True
+    if _int(layer, 8):
+        yield "weight_xc_scales", 4 * hidden * directions, False
+        yield "weight_hc_scales", 4 * hidden * directions, False
+
+
+def _gemm_blocks(layer):
+    m, n, k = (_int(layer, key) for key in (7, 8, 9))
+    if _int(layer, 18):
+        raise ValueError(f"{layer.where} 是量化的 Gemm，本书的读取程序不支持")
+    if _int(layer, 4):
+        yield "A", m * k, True
+    if _int(layer, 5):
+        yield "B", n * k, True
+    if _int(layer, 6) and _int(layer, 10) != -1:
+        yield "C", {0: 1, 1: m, 2: m, 3: m * n, 4: n}.get(_int(layer, 10), 0), True
+
+
+def _dense_blocks(bias, weight):
+    def blocks(layer):
+        if _int(layer, 19):  # 权重由别的层算出
+            return
+        yield "weight", _int(layer, weight), True
+        if _int(layer, bias):
+            yield "bias", _int(layer, 0), False
+        if _int(layer, 8):
+            yield "weight_scales", _int(layer, 0), False
+            yield "bottom_scales", 1, False
+
+    return blocks
+
+
+def _memory_blocks(layer):
+    sizes = [_int(layer, key) for key in (0, 1, 11, 2)]
+    if any(sizes):
+        yield "data", math.prod(size or 1 for size in sizes), _int(layer, 21, 1) == 0
+
+
+def _plain_blocks(*labels, condition=None):
+    def blocks(layer):
+        if condition is None or _int(layer, condition, 1):
+            for label in labels:
+                yield label, _int(layer, 0), False
+
+    return blocks
+
+
+_BLOCKS = {
+    "LSTM": _lstm_blocks,
+    "Gemm": _gemm_blocks,
+    "InnerProduct": _dense_blocks(bias=1, weight=2),
+    "Convolution": _dense_blocks(bias=5, weight=6),
+    "Convolution1D": _dense_blocks(bias=5, weight=6),
+    "MemoryData": _memory_blocks,
+    "BatchNorm": _plain_blocks("slope", "mean", "var", "bias"),
+    "LayerNorm": _plain_blocks("gamma", "beta", condition=2),
+    "PReLU": _plain_blocks("slope"),
+}
+_WEIGHTLESS = set(
+    "Input Split Sigmoid TanH ReLU Clip Swish GELU HardSigmoid HardSwish Softmax Noop Dropout Reshape Permute"
+    " Squeeze ExpandDims Flatten Concat Slice Crop BinaryOp UnaryOp Eltwise Pooling Reduction".split()
+)
+
+
+def _walk(param: NcnnParam, file, length, bin_path) -> Iterator[tuple[NcnnLayer, BinBlock]]:
+    """沿 .param 的次序走过 .bin，不读权重本身；越界或标志不认识就报错。"""
+    offset = 0
+    for layer in param.layers:
+        if layer.type in _WEIGHTLESS:
+            continue
+        if layer.type not in _BLOCKS:
+            raise ValueError(
+                f"{param.path}：第 {layer.line} 行的 {layer.type} 层存了哪些权重，本书的读取程序不知道，"
+                "无法定位它后面的权重；请换用只含 LSTM、线性层与卷积的模型"
+            )
+        for label, count, flagged in _BLOCKS[layer.type](layer):
+            if not isinstance(count, int) or count <= 0:
+                raise ValueError(
+                    f"{param.path}：第 {layer.line} 行（{layer.name}）的 {label} 个数 {count} 应是正整数"
+                )
+            flag = None
+            if flagged:
+                file.seek(offset)
+                head = file.read(4)
+                flag = int.from_bytes(head, "little") if len(head) == 4 else FLAG_FP32
+                if flag not in STORAGE:
+                    raise ValueError(
+                        f"{bin_path}：第 {offset} 字节处（{layer.name} 的 {label}）"
+                        f"的标志 0x{flag:08X} 不认识；.bin 与 .param 是一对吗？"
+                    )
+            size = -(-count * _ITEM_SIZE[flag or FLAG_FP32] // 4) * 4 + (4 if flagged else 0)
+            if offset + size > length:
+                raise ValueError(
+                    f"{bin_path}：文件只有 {length} 字节，{layer.name} 的 {label} 却要从第 {offset} "
+                    f"字节起读 {size} 字节；文件不完整，或与 .param 不是一对"
+                )
+            yield layer, BinBlock(layer.name, label, offset, flag, count, size)
+            offset += size
+    if offset != length:
+        raise ValueError(f"{bin_path}：读完所有权重后还多出 {length - offset} 字节，.bin 与 .param 不是一对")
+
+
+def bin_layout(param_path, bin_path) -> list[BinBlock]:
+    """.bin 里从头到尾的每一块；多一个字节、少一个字节都报错。"""
+    param = read_param(param_path)
+    with open(bin_path, "rb") as file:
+        length = file.seek(0, 2)
+        return [block for _, block in _walk(param, file, length, bin_path)]
+
+
+def read_lstm(param_path, bin_path, name: str | None = None) -> NcnnLSTM:
+    """读出一个 LSTM 层的全部权重；有几个 LSTM 层时用 ``name`` 指定。
+
+    .param、.bin 有任何不对（标记、计数、标志、长度）时报 ``ValueError``，指明文件与行或字节。
+    """
+    param = read_param(param_path)
+    target = find_lstm(param, name)
+    num_output, hidden, direction, directions, inputs = _lstm_sizes(target)
+    with open(bin_path, "rb") as file:
+        length = file.seek(0, 2)
+        blocks = {}
+        for layer, block in _walk(param, file, length, bin_path):
+            if layer is target:
+                blocks[block.label] = block, _read_block(file, block)
+            elif blocks and layer.type not in _BLOCKS:
+                break
+    shapes = {
+        "weight_xc": (directions, 4 * hidden, inputs),
+        "bias": (directions, 4 * hidden),
+        "weight_hc": (directions, 4 * hidden, num_output),
+        "weight_hr": (directions, num_output, hidden),
+        "weight_xc_scales": (directions, 4 * hidden),
+        "weight_hc_scales": (directions, 4 * hidden),
+    }
+    raw = {label: array.reshape(shapes[label]) for label, (_, array) in blocks.items()}
+    decoded = {
+        label: _decode(bin_path, target, label, raw)
+        for label in ("weight_xc", "bias", "weight_hc", "weight_hr")
+    }
+    return NcnnLSTM(
+        name=target.name,
+        input_size=inputs,
+        num_output=num_output,
+        hidden_size=hidden,
+        direction=direction,
+        **decoded,
+        storage=blocks["weight_xc"][0].storage,
+        **{f"{k}_int8": raw[k] for k in ("weight_xc", "weight_hc") if raw[k].dtype == np.int8},
+        **{k: raw.get(k) for k in ("weight_xc_scales", "weight_hc_scales")},
+        bottoms=target.bottoms,
+        tops=target.tops,
+        params=dict(target.params),
+    )
+
+
+def _read_block(file, block):
+    file.seek(block.offset + (0 if block.flag is None else 4))
+    dtype = {"fp32": "<f4", "fp16": "<f2", "int8": "i1"}[block.storage]
+    return np.frombuffer(file.read(block.count * np.dtype(dtype).itemsize), dtype)
+
+
+def _decode(path, layer, label, raw):
+    value = raw.get(label)
+    if value is None:
+        return None
+    if value.dtype != np.int8:
+        return value.astype(np.float32)
+    scales = raw.get(f"{label}_scales")
+    if scales is None:
+        raise ValueError(
+            f"{path}：{layer.name} 的 {label} 存成 int8，.param 里却没有 8=（量化标记），不知道 scale"
+        )
+    if not np.all(np.isfinite(scales) & (scales > 0)):
+        raise ValueError(f"{path}：{layer.name} 的 {label} 的 scale 里有零、负数或非数")
+    return value.astype(np.float32) / scales[..., None]
+
+
+# ---- 翻译成本书的 LSTM ----
+
+_DIRECTIONS = ("forward", "reverse", "bidirectional")  # 2= 的 0、1、2
+
+
+def load_lstm(cls, param_path, bin_path, name=None):
+    """ncnn 的 LSTM 层 → LSTM；规格见 ncnn 源码 src/layer/lstm.cpp。
+
+    fp16、int8 存放的权重按文件里的数还原成 float32：int8 模型在 ncnn 里还要把 x 与 h 逐步量化，这里不做。
+    ncnn 没有批这一维，通常用不分批的 (T, I) 输入与它对照。
+    """
+    layer = read_lstm(param_path, bin_path, name)
+    proj_size = 0 if layer.weight_hr is None else layer.num_output
+    config = layouts.LSTMConfig(
+        layer.input_size, layer.hidden_size, direction=_DIRECTIONS[layer.direction], proj_size=proj_size
+    )
+    parameters = {}
+    for d, suffix in enumerate(config.suffixes):
+        for target, source in (("weight_ih", "weight_xc"), ("weight_hh", "weight_hc"), ("bias", "bias")):
+            parameters[f"{target}_l0{suffix}"] = layouts.reorder(getattr(layer, source)[d], "ncnn", "torch")
+        if proj_size:
+            parameters[f"weight_hr_l0{suffix}"] = layer.weight_hr[d]
+    return cls(config, parameters)

@@ -1,0 +1,268 @@
+"""ONNX 计算图：导出、化简、数算子、逐节点求值、折出图中的常量。格式依据：onnx.proto。"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from lstm_lib.formats.quiet import quiet
+
+# 读权重时允许就地算出的算子：只搬运数据，不会凭空变大；Concat 另查总量
+_FOLDABLE = {"Identity", "Slice", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Cast", "Split"}
+_MAX_ELEMENTS = 1 << 28
+
+
+def load_model(model_or_path) -> onnx.ModelProto:
+    """读入 ONNX 模型（连同外部数据）；已是 ``ModelProto`` 的原样返回。
+
+    文件不存在、不是 ONNX、外部数据缺失时报 ``ValueError`` 或 ``OSError``，消息写明文件。
+    """
+    if isinstance(model_or_path, onnx.ModelProto):
+        return model_or_path
+    path = Path(model_or_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"找不到 ONNX 文件：{path}")
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf、外部数据各有各的异常类型
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(
+            f"{path}：不是能读的 ONNX 文件，或它的 .data 外部数据不在同一文件夹（{reason}）"
+        ) from error
+    if not model.graph.node:
+        raise ValueError(f"{path}：文件里没有任何节点，不是一个 ONNX 模型")
+    for node in model.graph.node:  # 不是 UTF-8 的名字，protobuf 不报错，给的是 bytes
+        if not all(isinstance(text, str) for text in (node.name, node.op_type, *node.input, *node.output)):
+            raise ValueError(f"{path}：有节点的名字不是 UTF-8，文件已损坏")
+    return model
+
+
+def with_state(network):
+    """包一层：``forward(x, h, c) -> (掩蔽, h, c)``，于是初始状态成为图的输入。
+
+    ``network`` 要有 ``forward_with_state(x, (h, c))``，见 ``irm.IRMNetwork``；h、c 形状 [层数×方向数, B, H]。
+    """
+    import torch
+
+    class WithState(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network
+
+        def forward(self, x, h, c):
+            mask, (h, c) = self.network.forward_with_state(x, (h, c))
+            return mask, h, c
+
+    return WithState().eval()
+
+
+def export(
+    module, inputs, path, *, exporter="torchscript", input_names=("x",), output_names=("y",), dynamic=None
+):
+    """把 torch 模块导出成 ONNX 文件，返回路径；导出器的闲话都收起来。
+
+    ``inputs`` 是示例输入的元组；``exporter`` 取 "torchscript"（``dynamo=False``）或 "dynamo"；
+    ``dynamic`` 形如 ``{"x": {1: "T"}}``，列出长度可变的轴。dynamo 把权重写在同名的 .data 文件里。
+    """
+    import torch
+
+    if exporter not in ("torchscript", "dynamo"):
+        raise ValueError(f"exporter 只能是 torchscript 或 dynamo，不能是 {exporter!r}")
+    dynamic = dynamic or {}
+    names = {"input_names": list(input_names), "output_names": list(output_names)}
+    if exporter == "dynamo":
+        axes = {axis: torch.export.Dim(axis) for sizes in dynamic.values() for axis in sizes.values()}
+        shapes = tuple({k: axes[v] for k, v in dynamic.get(name, {}).items()} or None for name in input_names)
+        extra = {"dynamo": True, "verbose": False, "dynamic_shapes": shapes if dynamic else None}
+    else:
+        extra = {"dynamo": False, "dynamic_axes": dynamic or None}
+    # torch 2.13 为可变长度临时换上另一种 LSTM 分解，却忘了清派发缓存：先导出过一次，轴就会悄悄变回固定的
+    cache = getattr(torch.ops.aten.lstm.input, "_dispatch_cache", {})
+    cache.clear()
+    try:
+        with quiet():
+            torch.onnx.export(module.eval(), tuple(inputs), str(path), **names, **extra)
+    finally:
+        cache.clear()
+    _check_axes(path, dynamic)
+    return Path(path)
+
+
+def _check_axes(path, dynamic):
+    """导出器有时不听话：要求可变的输入轴必须真的可变，输出轴补上名字。"""
+    model = onnx.load(path, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, name in dynamic.get(value.name, {}).items():
+            dim = value.type.tensor_type.shape.dim[axis]
+            if dim.dim_param == name:
+                continue
+            if value in model.graph.input:
+                raise ValueError(
+                    f"{path}：要求 {value.name} 的第 {axis} 轴可变，导出的图里却固定成了 {dim.dim_value}"
+                )
+            dim.dim_param = name
+            onnx.save(model, path)
+
+
+def simplify(model_or_path, path=None, **options) -> onnx.ModelProto:
+    """用 onnxsim 化简，在一组随机输入上比过化简前后的输出；给了 ``path`` 就写成文件。
+
+    ``options`` 原样交给 ``onnxsim.simplify``，但 ``check_n`` 在这里默认为 1：它自己的默认是 0，什么也不比就说一致。
+    可变的轴换成一个小的长度来比。输出不同时报 ``ValueError``。
+    """
+    import onnxsim
+
+    source = load_model(model_or_path)
+    fixed = options.get("overwrite_input_shapes") or {}
+    options = {"check_n": 1, "test_input_shapes": _trial_shapes(source, fixed)} | options
+    with quiet():
+        model, same = onnxsim.simplify(source, **options)
+    if not same:
+        raise ValueError("onnxsim 化简前后的输出不一致，不要用这个结果")
+    if path is not None:
+        onnx.save(model, path)
+    return model
+
+
+def _trial_shapes(model, fixed):
+    """有可变的轴、又不在 ``fixed`` 里的输入，各给一个试算用的形状；同名的轴同长，不同名的不同长。"""
+    sizes, shapes, known = {}, {}, axes(model)
+    for value in model.graph.input:
+        shape = known[value.name]
+        if value.name not in fixed and not all(isinstance(size, int) for size in shape):
+            shapes[value.name] = [
+                size if isinstance(size, int) else sizes.setdefault(size, 3 + len(sizes)) for size in shape
+            ]
+    return shapes
+
+
+def operator_counts(model_or_path) -> dict[str, int]:
+    """各算子的个数，按图中第一次出现的次序。"""
+    return dict(Counter(node.op_type for node in load_model(model_or_path).graph.node))
+
+
+def operator_table(models: Mapping):
+    """几个模型的算子并排成表：``{标题: 模型或路径}``，一行一种算子，最后一行是总数。"""
+    from lstm_lib.book.tables import Code, Table
+
+    counts = [operator_counts(model) for model in models.values()]
+    operators = sorted({op for c in counts for op in c}, key=lambda op: (op != "LSTM", op))
+    rows = [[Code(op), *(c.get(op, "") for c in counts)] for op in operators]
+    return Table(["算子", *models], [*rows, ["合计", *(sum(c.values()) for c in counts)]])
+
+
+def axes(model_or_path) -> dict[str, list]:
+    """图的输入输出各有哪些轴：固定的是整数，可变的是名字。"""
+    graph = load_model(model_or_path).graph
+    return {
+        value.name: [d.dim_value or d.dim_param for d in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+
+
+def run(model_or_path, *arrays, optimize=True) -> list[np.ndarray]:
+    """用 onnxruntime（单线程）跑一次，``arrays`` 按图的输入次序给；返回全部输出。"""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    if not optimize:  # 关掉图优化，中间结果才一个不少
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    model = load_model(model_or_path)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    if len(names) != len(arrays):
+        raise ValueError(f"这个图有 {len(names)} 个输入（{'、'.join(names)}），给了 {len(arrays)} 个")
+    return session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def ancestors(model_or_path, tensor: str) -> list[onnx.NodeProto]:
+    """算出名为 ``tensor`` 的中间结果要经过的节点，按图里的次序。"""
+    graph = load_model(model_or_path).graph
+    wanted, found = {tensor}, []
+    for node in reversed(graph.node):
+        if wanted & set(node.output):
+            found.insert(0, node)
+            wanted |= set(node.input)
+    if not found:
+        raise ValueError(f"图里没有哪个节点算出 {tensor!r}")
+    return found
+
+
+def trace(model_or_path, nodes, *arrays) -> dict[str, np.ndarray]:
+    """在真实输入上求出 ``nodes`` 每个输出的值：把它们都添成图的输出，再跑一遍。"""
+    model = onnx.ModelProto()
+    model.CopyFrom(load_model(model_or_path))
+    names = [output for node in nodes for output in node.output if output]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
+    return dict(zip(names, run(model, *arrays, optimize=False), strict=True))
+
+
+def constants(model_or_path):
+    """返回一个函数：给它张量的名字，得到图中的常数；依赖图的输入的，得到 None。"""
+    return _Constants(load_model(model_or_path)).get
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """节点的称呼：有名字用名字，没有就用第一个输出的名字。"""
+    return node.name or next((o for o in node.output if o), node.op_type)
+
+
+class _Constants:
+    """按名字取图中的常量；必要时把只搬运数据的算子就地算出来。"""
+
+    def __init__(self, model):
+        self.model = model
+        self.known = {t.name: t for t in model.graph.initializer}
+        self.producer = {o: n for n in model.graph.node for o in n.output if o}
+
+    def get(self, name):
+        """名为 ``name`` 的常量；依赖图的输入时返回 None。"""
+        order, seen, placed, stack = [], set(), set(), [name]
+        while stack:  # 自下而上排出要算的节点；不用递归，图再深也不怕
+            current = stack[-1]
+            node = self.producer.get(current)
+            if current in self.known or node is None:
+                stack.pop()
+                if current not in self.known:
+                    return None
+                continue
+            if node.op_type == "Constant" or id(node) in seen:
+                stack.pop()
+                if id(node) not in placed:
+                    placed.add(id(node))
+                    order.append(node)
+                continue
+            if node.op_type not in _FOLDABLE:
+                return None
+            seen.add(id(node))
+            stack += [i for i in node.input if i and i not in self.known]
+        for node in order:
+            if not all(o in self.known for o in node.output if o):
+                self._evaluate(node)
+        value = self.known.get(name)
+        return None if value is None else self._array(value)
+
+    def _array(self, value):
+        return value if isinstance(value, np.ndarray) else numpy_helper.to_array(value)
+
+    def _evaluate(self, node):
+        from onnx.reference import ReferenceEvaluator
+
+        feeds = {i: self._array(self.known[i]) for i in node.input if i}
+        if sum(v.size for v in feeds.values()) > _MAX_ELEMENTS:
+            raise ValueError(f"节点 {node_label(node)} 的常量过大，拒绝展开")
+        values = ReferenceEvaluator(
+            onnx.helper.make_graph(
+                [node], "one",
+                [onnx.helper.make_value_info(i, onnx.TypeProto()) for i in feeds],
+                [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.output if o],
+            ),
+            opsets={o.domain: o.version for o in self.model.opset_import},
+        ).run(None, feeds)  # fmt: skip
+        self.known.update(zip([o for o in node.output if o], values, strict=True))

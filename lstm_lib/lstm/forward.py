@@ -1,0 +1,331 @@
+"""手写的 LSTM，只用 NumPy：一步、一段序列、多层、双向、投影。
+
+公式与记号同 ``torch.nn.LSTM`` 的文档：门顺序 i f g o，输入 x，隐藏状态 h，细胞状态 c。
+``step`` 与六条公式逐行对应，用来读；``LSTM`` 算的是同一件事，用来跑。
+"""
+
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_lib.lstm import conventions, layouts, weight_file
+
+
+def sigmoid(x) -> np.ndarray:
+    """σ(x) = 1/(1+e⁻ˣ)。指数只取 −|x|，所以 x 再大也不溢出，很负时也不丢相对精度。"""
+    e = np.exp(-np.abs(x))
+    return np.where(np.asarray(x) >= 0, 1, e) / (1 + e)
+
+
+def step(x, h, c, weight_ih, weight_hh, bias=0.0, weight_hr=None) -> tuple:
+    """一个时间步：x (…, I)、h (…, P)、c (…, H) → 新的 (h, c)。
+
+    weight_ih (4H, I)、weight_hh (4H, P)、bias (4H,) 的门顺序是 i f g o；
+    有投影时另有 weight_hr (P, H)，否则 P = H。
+    """
+    z = x @ weight_ih.T + h @ weight_hh.T + bias
+    i, f, g, o = np.split(z, 4, axis=-1)
+    i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+    c = f * c + i * g  # 旧记忆留多少 + 新内容写多少
+    h = o * np.tanh(c)  # 记忆露出多少
+    return (h if weight_hr is None else h @ weight_hr.T), c
+
+
+class Gates(NamedTuple):
+    """一层一个方向上各时刻的门 i f g o 与细胞状态 c，前几维与输入相同，最后一维是 H。"""
+
+    i: np.ndarray
+    f: np.ndarray
+    g: np.ndarray
+    o: np.ndarray
+    c: np.ndarray
+
+
+class LSTM:
+    """与 ``torch.nn.LSTM`` 同样约定的 LSTM：``y, (h, c) = lstm(x, state)``。
+
+    x：(T, B, I)；batch_first 时 (B, T, I)；不分批时 (T, I)。
+    y：最后一维是 方向数 × P（P 是 proj_size，没有投影时是 hidden_size）。
+    h：(层数 × 方向数, B, P)，c：(层数 × 方向数, B, H)，不分批时没有 B。
+    ``config`` 是全部尺寸，``parameters`` 是参数名到只读数组（两个偏置已合成一个 ``bias_l…``）。
+    """
+
+    def __init__(self, config, parameters, *, peepholes=None, clip=None, initial_state=None, lengths=None):
+        """``parameters`` 的名字与形状见 ``config.shapes()``。
+
+        后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
+        initial_state 与 lengths 是没有另给时的缺省初态与各序列的长度；lengths 为 "required" 时调用者必须给。
+        """
+        self.config, dtype = config, np.dtype(config.dtype)
+        shapes = config.shapes()
+        if set(parameters) != set(shapes):
+            odd = sorted(set(parameters) ^ set(shapes))
+            raise ValueError(f"参数的名字与配置不符，多出或缺少：{'、'.join(odd)}")
+        self.parameters = {}
+        for name, shape in shapes.items():
+            array = np.array(parameters[name], dtype=dtype, order="C")
+            if array.shape != shape:
+                raise ValueError(f"参数 {name} 的形状应为 {shape}，得到 {array.shape}")
+            array.flags.writeable = False  # 改参数请用 with_parameters：下面的打包副本要跟着变
+            self.parameters[name] = array
+        self.peepholes = None if peepholes is None else np.array(peepholes, dtype=dtype)
+        self.clip, self.initial_state, self.lengths = clip, initial_state, lengths
+        self._packed = [
+            [_Packed.make(self, f"_l{layer}{suffix}") for suffix in config.suffixes]
+            for layer in range(config.num_layers)
+        ]
+
+    def __repr__(self):
+        return f"LSTM({self.config})"
+
+    # ------------------------------------------------------------ 权重从哪里来
+
+    @classmethod
+    def from_torch(cls, module):
+        """抄走 ``torch.nn.LSTM`` 的权重（层数、双向、偏置、batch_first、投影都认）；以后各走各的。"""
+        if getattr(module, "mode", None) != "LSTM" or not hasattr(module, "weight_ih_l0"):
+            raise ValueError(
+                f"应给 torch.nn.LSTM，得到 {type(module).__name__}；网络里的 LSTM 请取出那一层再给"
+            )
+        if module.dropout and module.num_layers > 1 and module.training:
+            raise ValueError(f"模块还在训练状态，层间 dropout={module.dropout} 会随机丢数；请先调用 .eval()")
+        dtype = "float64" if str(module.weight_ih_l0.dtype) == "torch.float64" else "float32"
+        direction = "bidirectional" if module.bidirectional else "forward"
+        config = layouts.LSTMConfig(
+            module.input_size,
+            module.hidden_size,
+            module.num_layers,
+            direction,
+            bool(module.bias),
+            bool(module.batch_first),
+            module.proj_size,
+            dtype,
+        )
+
+        def array(name):
+            tensor = getattr(module, name).detach().cpu()
+            return (tensor.double() if dtype == "float64" else tensor.float()).numpy()
+
+        parameters = {}
+        for name in config.shapes():
+            if name.startswith("bias"):
+                halves = (array(name.replace("bias", half)) for half in ("bias_ih", "bias_hh"))
+                parameters[name] = layouts.merge_bias(*halves)
+            else:
+                parameters[name] = array(name)
+        return cls(config, parameters)
+
+    @classmethod
+    def from_bytes(cls, data, name=None):
+        """权重文件的字节（格式见 ``weight_file``）→ LSTM；坏的数据抛 ``weight_file.WeightFileError``。"""
+        return cls(*weight_file.decode(data, name))
+
+    def to_bytes(self) -> bytes:
+        """编成权重文件的字节；格式里放不下的东西（窥视孔等）会被拒绝，而不是悄悄丢掉。"""
+        for name, label in (
+            ("peepholes", "窥视孔"),
+            ("clip", "截幅"),
+            ("initial_state", "缺省初态"),
+            ("lengths", "各序列长度"),
+        ):
+            if getattr(self, name) is not None:
+                raise ValueError(f"权重文件放不下 {label}（{name}），这个 LSTM 不能保存")
+        return weight_file.encode(self.config, self.parameters)
+
+    @classmethod
+    def load(cls, path):
+        """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。"""
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"找不到权重文件：{path}")
+        with open(path, "rb") as file:
+            head = file.read(weight_file.HEADER_SIZE)
+            weight_file.read_header(head, str(path))
+            return cls.from_bytes(head + file.read(), str(path))
+
+    def save(self, path):
+        """写权重文件；写到一半出错时，原来的文件保持原样。"""
+        from lstm_lib.files import atomic_path
+
+        data = self.to_bytes()
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(data)
+
+    def with_parameters(self, parameters):
+        """换一套参数（训练走一步、改几个数），其余不变，返回新的 LSTM；没给的参数沿用原来的。"""
+        return type(self)(self.config, self.parameters | parameters, **self._options())
+
+    def astype(self, dtype):
+        """换成 float32 或 float64。"""
+        from dataclasses import replace
+
+        config = replace(self.config, dtype=np.dtype(dtype).name)
+        return type(self)(config, self.parameters, **self._options())
+
+    def _options(self):
+        names = ("peepholes", "clip", "initial_state", "lengths")
+        return {name: getattr(self, name) for name in names}
+
+    # ------------------------------------------------------------ 前向
+
+    def __call__(self, x, state=None, lengths=None, return_gates=False):
+        """前向计算，返回 ``y, (h, c)``；``return_gates`` 时再多一个列表，每层每方向一个 ``Gates``。
+
+        state 是 (h, c)，缺省为零；lengths (B,) 是各序列的有效步数，缺省都是 T：超出部分 y 为零、状态不变。
+        x 与 state 会先转成权重的类型。形状不对、序列为空都抛 ``ValueError``。
+        """
+        config = self.config
+        x, unbatched = conventions.sequence(x, config, config.dtype)
+        state = self._default_state(unbatched) if state is None else state
+        h0, c0 = conventions.initial_state(state, config, x.shape[1], unbatched, config.dtype)
+        lengths = self._lengths(lengths, *x.shape[:2])
+        h, c, gates = np.empty_like(h0), np.empty_like(c0), []
+        for layer, directions in enumerate(self._packed):
+            outputs = []
+            for d, packed in enumerate(directions):
+                k = layer * len(directions) + d
+                y, h[k], c[k], record = packed.run(x, h0[k], c0[k], lengths, return_gates)
+                outputs.append(y)
+                gates.append(record)
+            x = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
+        y = conventions.outward(x, config, unbatched)
+        if unbatched:
+            h, c = h[:, 0], c[:, 0]
+        if not return_gates:
+            return y, (h, c)
+        return (
+            y,
+            (h, c),
+            [Gates(*(conventions.outward(a, config, unbatched) for a in record)) for record in gates],
+        )
+
+    def backward(self, x, state, dy, dh=None, dc=None):
+        """沿时间反向传播，见 ``backward.backward``。"""
+        from lstm_lib.lstm.backward import backward
+
+        return backward(self, x, state, dy, dh, dc)
+
+    def _default_state(self, unbatched):
+        """ONNX 节点自带的缺省初态；不分批的调用去掉 B 那一维。"""
+        if self.initial_state is None:
+            return None
+        return tuple(a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
+
+    def _lengths(self, lengths, steps, batch):
+        """检查各序列的长度；都等于 T 时返回 None，走没有分支的快路。"""
+        lengths = self.lengths if lengths is None else lengths
+        if lengths is None:
+            return None
+        if isinstance(lengths, str):
+            raise ValueError(
+                "这个 ONNX 节点的 sequence_lens 由图的输入给出，调用时请用 lengths 传入各序列的长度"
+            )
+        lengths = np.asarray(lengths)
+        if lengths.shape != (batch,) or not np.issubdtype(lengths.dtype, np.integer):
+            raise ValueError(f"lengths 应是 {batch} 个整数，得到 {lengths.dtype} {lengths.shape}")
+        if (lengths < 1).any() or (lengths > steps).any():
+            raise ValueError(f"lengths 应在 1 与序列长度 {steps} 之间，得到 {lengths.tolist()}")
+        return None if (lengths == steps).all() else lengths
+
+
+class _Packed(NamedTuple):
+    """一层一个方向的权重，排成算得快的样子。
+
+    门顺序换成 i f o g，三个 σ 挨在一起；σ(x) = ½·tanh(½x) + ½，前三块先乘 ½（二进制里是精确的），
+    于是一次 tanh 管全部四个门，也永不溢出。矩阵转置后按行存放，乘法连续读内存。
+    """
+
+    weight_ih: np.ndarray  # (I, 4H)
+    weight_hh: np.ndarray  # (P, 4H)
+    bias: np.ndarray | None  # (4H,)
+    weight_hr: np.ndarray | None  # (H, P)
+    peepholes: np.ndarray | None  # (3, H)，次序 i f o，同样乘过 ½
+    clip: float | None
+    reverse: bool
+
+    @classmethod
+    def make(cls, lstm, end):
+        hidden, reverse = lstm.config.hidden_size, end.endswith("_reverse")
+        half = np.repeat(np.array([0.5, 0.5, 0.5, 1], lstm.config.dtype), hidden)
+
+        def pack(name):
+            array = lstm.parameters.get(name + end)
+            if array is None:
+                return None
+            return np.ascontiguousarray(layouts.reorder(array, "torch", "ifog").T * half)
+
+        weight_hr = lstm.parameters.get("weight_hr" + end)
+        peepholes = lstm.peepholes
+        if peepholes is not None:
+            peepholes = peepholes[lstm.config.suffixes.index("_reverse" if reverse else "")] / 2
+        return cls(
+            pack("weight_ih"),
+            pack("weight_hh"),
+            pack("bias"),
+            None if weight_hr is None else np.ascontiguousarray(weight_hr.T),
+            peepholes,
+            lstm.clip,
+            reverse,
+        )
+
+    def run(self, x, h, c, lengths, keep):
+        """x (T, B, I) 从 (h, c) 走完；返回 y (T, B, P)、末态 h 与 c；``keep`` 时还有各时刻的 i f g o c。"""
+        steps, batch, hidden = *x.shape[:2], c.shape[-1]
+        # 与时间无关的一半：全部时刻的 W·x 是一个大矩阵乘法
+        inputs = (x.reshape(steps * batch, x.shape[2]) @ self.weight_ih).reshape(steps, batch, 4 * hidden)
+        if self.bias is not None:
+            inputs += self.bias
+        y = np.empty((steps, batch, h.shape[-1]), x.dtype)
+        record = np.empty((5, steps, batch, hidden), x.dtype) if keep else None
+        # 循环里只往这几块内存里写，不再申请新的
+        c, z, work = c.copy(), np.empty((batch, 4 * hidden), x.dtype), np.empty((batch, hidden), x.dtype)
+        sigmoids, (i, f, o, g) = z[:, : 3 * hidden], np.split(z, 4, axis=1)
+        plain = self.clip is None and self.peepholes is None
+        for t in reversed(range(steps)) if self.reverse else range(steps):
+            before = None if lengths is None else (h, c.copy())
+            np.matmul(h, self.weight_hh, out=z)
+            z += inputs[t]
+            if plain:
+                np.tanh(z, out=z)
+                sigmoids *= 0.5
+                sigmoids += 0.5
+                c *= f
+                c += np.multiply(i, g, out=work)
+            else:
+                self._update_with_options(i, f, o, g, c)
+            np.tanh(c, out=work)
+            if self.weight_hr is None:
+                h = np.multiply(o, work, out=y[t])
+            else:
+                h = np.matmul(np.multiply(o, work, out=work), self.weight_hr, out=y[t])
+            if keep:
+                for slot, value in zip(record, (i, f, g, o, c), strict=True):
+                    slot[t] = value
+            if lengths is not None:
+                alive = (t < lengths)[:, None]
+                h, c[:] = np.where(alive, h, before[0]), np.where(alive, c, before[1])
+                y[t][t >= lengths] = 0
+        return y, h, c, record
+
+    def _update_with_options(self, i, f, o, g, c):
+        """带窥视孔或截幅的一步（ONNX 的选项）：就地把四个门的预激活值变成门，并更新 c。"""
+        if self.peepholes is not None:
+            i += self.peepholes[0] * c
+            f += self.peepholes[1] * c
+        self._activate(i, f, half=True)
+        self._activate(g, half=False)
+        c[:] = f * c + i * g
+        if self.peepholes is not None:
+            o += self.peepholes[2] * c  # 输出门看的是更新后的 c
+        self._activate(o, half=True)
+
+    def _activate(self, *gates, half):
+        """就地截幅并过激活函数；``half`` 的门是 σ，其输入已经乘过 ½。"""
+        for gate in gates:
+            if self.clip is not None:
+                bound = self.clip / 2 if half else self.clip
+                np.clip(gate, -bound, bound, out=gate)
+            np.tanh(gate, out=gate)
+            if half:
+                gate *= 0.5
+                gate += 0.5

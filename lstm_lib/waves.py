@@ -1,0 +1,49 @@
+"""波形的约定与按信噪比混合：16 kHz 单声道，±1 为满幅。"""
+
+import numpy as np
+
+SAMPLE_RATE = 16000  # Hz，全书共用
+
+
+def as_wave(wave, name: str = "wave") -> np.ndarray:
+    """检查并转成一维浮点波形；多声道、空形状、NaN、inf 都当场报错。"""
+    wave = np.asarray(wave)
+    if wave.ndim != 1:
+        raise ValueError(f"{name} 应是一维的单声道波形 (N,)，实际形状是 {wave.shape}。")
+    if not np.issubdtype(wave.dtype, np.floating):
+        raise ValueError(
+            f"{name} 应是浮点波形（±1 为满幅），实际类型是 {wave.dtype}；整数样点请先除以满幅值。"
+        )
+    if wave.dtype == np.float16:
+        wave = wave.astype(np.float32)
+    if not np.isfinite(wave).all():
+        raise ValueError(f"{name} 含 NaN 或无穷大，第一个在第 {int(np.argmin(np.isfinite(wave)))} 个样点。")
+    return wave
+
+
+def energy(wave: np.ndarray) -> float:
+    """能量 Σx²，用 float64 累加。"""
+    wave = np.asarray(wave, dtype=np.float64)
+    return float(wave @ wave)
+
+
+def snr(speech: np.ndarray, noise: np.ndarray) -> float:
+    """信噪比，dB。"""
+    return 10 * np.log10(energy(speech) / energy(noise))
+
+
+def scale_noise(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """把噪声缩放到与语音的信噪比恰为 ``snr_db``：10·log10(Σs²/Σn²)。两者形状都是 (N,)。"""
+    speech, noise = as_wave(speech, "speech"), as_wave(noise, "noise")
+    if speech.shape != noise.shape:
+        raise ValueError(f"语音与噪声要一样长，实际是 {len(speech)} 与 {len(noise)} 个样点。")
+    speech_energy, noise_energy = energy(speech), energy(noise)
+    if speech_energy == 0 or noise_energy == 0:
+        raise ValueError(f"{'语音' if speech_energy == 0 else '噪声'}全是零，信噪比没有意义；请换一段。")
+    gain = np.sqrt(speech_energy / noise_energy / 10 ** (snr_db / 10))
+    return (noise * gain).astype(noise.dtype)
+
+
+def mix(speech: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """按信噪比混合：语音 + 缩放后的噪声，语音本身不动。要单独的噪声用 :func:`scale_noise`。"""
+    return speech + scale_noise(speech, noise, snr_db)
