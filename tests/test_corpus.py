@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lstm_lib import corpus
+from lstm_lib.book import progress
 from lstm_lib.corpus import build, noises
 from lstm_lib.waves import snr
 
@@ -91,8 +92,8 @@ def test_unfinished_folder_is_replaced(tmp_path, monkeypatch):
 
 
 def test_failure_of_the_builder_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus.sys, "executable", "/bin/false" if subprocess.os.name != "nt" else "where")
-    with pytest.raises(OSError, match="制作语料的进程失败"):
+    monkeypatch.setattr(progress.sys, "executable", "/bin/false" if subprocess.os.name != "nt" else "where")
+    with pytest.raises(OSError, match="“合成语料”的进程失败"):
         corpus.make(tmp_path, progress=False)
 
 
