@@ -1,6 +1,7 @@
 """内置语料：可重现、划分不重叠、缓存不留半成品。"""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,9 +119,7 @@ def test_speech_is_reproducible_in_a_fresh_process():
         "print(d.hexdigest())"
     )
     prints = {
-        subprocess.run(
-            [corpus.sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     }
     assert len(prints) == 1
