@@ -76,7 +76,8 @@ class IRMNetwork(nn.Module):
     def __init__(self, config: NetworkConfig = REPAIRED, batch_first: bool = True):
         super().__init__()
         self.config = config
-        self.mask = nn.LSTM(config.input_size, config.hidden_size, config.num_layers, batch_first=batch_first)
+        sizes = config.input_size, config.hidden_size, config.num_layers
+        self.mask = nn.LSTM(*sizes, batch_first=batch_first)
         self.head = nn.Linear(config.hidden_size, config.bins) if config.head else nn.Identity()
         self.activation = nn.Sigmoid()
 

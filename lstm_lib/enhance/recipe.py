@@ -128,8 +128,8 @@ def train_loop(data, recipe, progress, title):
                 shown.note(f"损失 {losses[-1][1]:.2f} dB")
             shown.update()
     seconds = time.perf_counter() - started
-    history = {"losses": losses, "seconds": seconds, "steps": recipe.steps, "batch": recipe.batch}
-    return network.eval(), history
+    history = {"losses": losses, "seconds": seconds}
+    return network.eval(), history | {"steps": recipe.steps, "batch": recipe.batch}
 
 
 def training_step(
