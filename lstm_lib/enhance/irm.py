@@ -23,6 +23,7 @@ from lstm_lib.enhance.config import DOCUMENT, REPAIRED, NetworkConfig
 from lstm_lib.files import atomic_path
 
 EPS = 1e-12
+OLD_FILES = {"true": REPAIRED, "false": DOCUMENT}  # 从前的权重文件只记着 repaired
 
 
 # ---- 理想掩蔽：输入语音与噪声的复数谱 S、N，形状 (T, 频点数)，输出同形状的实数掩蔽 ----
@@ -159,9 +160,6 @@ def rebuild(config: str | None, repaired: str, weights: dict[str, torch.Tensor],
     network = IRMNetwork(config)
     network.load_state_dict(weights)
     return network.eval()
-
-
-OLD_FILES = {"true": REPAIRED, "false": DOCUMENT}
 
 
 def load_history(path) -> dict:
