@@ -1,0 +1,111 @@
+"""开发者的前门：只有 NumPy 也装得上、用得了；附加项、类型、排版、贡献指南与眼下的代码相符。"""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+CORE = """
+import numpy as np
+from lstm_lib import LSTM
+from lstm_lib.lstm import gate_check, layouts
+from lstm_lib.lstm.backward import backward
+
+config = layouts.LSTMConfig(6, 5, 2, "bidirectional")
+rng = np.random.default_rng(0)
+lstm = LSTM(config, {name: rng.normal(size=shape) for name, shape in config.shapes().items()})
+x = rng.normal(size=(7, 3, 6))
+y, (h, c) = lstm(x)
+lstm.save("新的文件夹/权重.lstm")
+assert np.array_equal(LSTM.load("新的文件夹/权重.lstm")(x)[0], y)
+assert backward(lstm, x, None, np.ones_like(y)).dx.shape == x.shape
+gate_check.check_gate_order(lambda given: LSTM.from_bytes(given.to_bytes()))
+print(y.shape)
+"""
+DOCTOR = "import runpy; runpy.run_module('lstm_lib', run_name='__main__')"
+
+
+@pytest.fixture
+def only_numpy(tmp_path):
+    """一个只看得见标准库、NumPy 与本书程序包的解释器。"""
+    packages = tmp_path / "site-packages"
+    packages.mkdir()
+    site = Path(np.__file__).parents[1]
+    for place in site.glob("numpy*"):
+        (packages / place.name).symlink_to(place)
+    (packages / "lstm_lib").symlink_to(ROOT / "lstm_lib")
+
+    def run(code, *arguments):
+        start = f"import sys; sys.path.insert(0, {str(packages)!r}); sys.argv[1:] = {list(arguments)}; "
+        return subprocess.run(
+            [sys.executable, "-I", "-S", "-B", "-c", f"{start}exec({code!r})"],
+            cwd=tmp_path,
+            env=os.environ | {"LSTM_LIB_CACHE": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_the_lstm_works_with_numpy_alone(only_numpy):
+    assert only_numpy("import torch").returncode == 1 and only_numpy("import platformdirs").returncode == 1
+    done = only_numpy(CORE)
+    assert done.returncode == 0 and done.stdout.strip() == "(7, 3, 10)", done.stderr
+
+
+def test_doctor_runs_with_numpy_alone_and_names_what_is_missing(only_numpy):
+    done = only_numpy(DOCTOR, "doctor")
+    assert done.returncode == 1 and done.stderr == "", done.stderr
+    assert re.search(r"\[正常\] numpy", done.stdout) and "torch" in done.stdout and "怎么办" in done.stdout
+
+
+# ---------------------------------------------------------------- 依赖与附加项
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """setup.py 交给 setuptools 的东西。"""
+    given = {}
+    monkeypatch.setitem(sys.modules, "setuptools", types.SimpleNamespace(setup=given.update))
+    runpy.run_path(str(ROOT / "setup.py"))
+    return given
+
+
+def test_extras_take_their_versions_from_the_requirements(declared):
+    lines = [
+        line.split("#")[0].strip()
+        for name in ("requirements.txt", "requirements-dev.txt")
+        for line in (ROOT / name).read_text(encoding="utf-8").splitlines()
+    ]
+    extras = declared["extras_require"]
+    assert declared["install_requires"] == [line for line in lines if line.startswith("numpy")]
+    assert "torch==2.13.0" in extras["book"] and "torch==2.13.0" in extras["train"]
+    assert set(extras) == {"native", "train", "book", "browser", "test"}
+    given = [line for extra in extras.values() for line in extra]
+    assert {line for line in lines if line and not line.startswith("-")} == set(given) - {"lstm_lib[book]"}
+
+
+def test_doctor_reads_the_installed_package_where_there_is_no_list(declared, monkeypatch):
+    from lstm_lib.cli import doctor
+
+    metadata = [
+        *declared["install_requires"],
+        *(
+            f'{line}; extra == "{name}"'
+            for name, lines in declared["extras_require"].items()
+            for line in lines
+        ),
+    ]
+    listed = doctor.declared_requirements()
+    monkeypatch.setattr(doctor, "requirements_file", lambda: None)
+    monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: metadata)
+    assert set(doctor.declared_requirements()) == {(n, c.replace(" ", "")) for n, c in listed}
