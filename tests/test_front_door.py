@@ -109,3 +109,24 @@ def test_doctor_reads_the_installed_package_where_there_is_no_list(declared, mon
     monkeypatch.setattr(doctor, "requirements_file", lambda: None)
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: metadata)
     assert set(doctor.declared_requirements()) == {(n, c.replace(" ", "")) for n, c in listed}
+
+
+# ---------------------------------------------------------------- 类型
+
+
+def mypy(*arguments):
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_types_are_clean():
+    done = mypy()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+
+
+def test_a_missing_or_wrong_type_is_seen(tmp_path):
+    (tmp_path / "bad.py").write_text(
+        "from lstm_lib.lstm import step\n\ndef f(x):\n    return x\n\nstep(1)\n", encoding="utf-8"
+    )
+    done = mypy(str(tmp_path / "bad.py"))
+    assert done.returncode == 1 and "no-untyped-def" in done.stdout and "call-arg" in done.stdout, done.stdout
