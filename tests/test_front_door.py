@@ -1,5 +1,6 @@
 """开发者的前门：只有 NumPy 也装得上、用得了；附加项、类型、排版、贡献指南与眼下的代码相符。"""
 
+import json
 import os
 import re
 import runpy
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT
 
 CORE = """
@@ -130,3 +132,48 @@ def test_a_missing_or_wrong_type_is_seen(tmp_path):
     )
     done = mypy(str(tmp_path / "bad.py"))
     assert done.returncode == 1 and "no-untyped-def" in done.stdout and "call-arg" in done.stdout, done.stdout
+
+
+# ---------------------------------------------------------------- 排版与快检
+
+
+def clang_format(*arguments):
+    program = Path(sys.executable).with_name("clang-format")
+    return subprocess.run(
+        [program, "--dry-run", "-Werror", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_c_sources_are_formatted():
+    sources = [*ROOT.glob("lstm_lib/native/*.[ch]"), *ROOT.glob("tests/*.c")]
+    done = clang_format(*sources)
+    assert len(sources) > 5 and done.returncode == 0, f"运行 pre-commit run --all-files：{done.stderr[:2000]}"
+
+
+def test_pre_commit_hooks_are_local_and_their_tools_come_with_the_requirements(declared):
+    """断了网也能用：不取别家的仓库，每件工具都在 requirements-dev.txt 里。"""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    names = {re.match(r"[\w-]+", line).group() for line in declared["extras_require"]["test"]}
+    for repository in config["repos"]:
+        assert repository["repo"] == "local"
+        for hook in repository["hooks"]:
+            assert hook["language"] == "system" and hook["entry"].split()[0] in names, hook["id"]
+
+
+def test_nox_sessions_are_those_the_documents_name():
+    done = subprocess.run(
+        [sys.executable, "-m", "nox", "--list", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sessions = {session["name"] for session in json.loads(done.stdout)}
+    assert sessions == {"quick", "book", "all"}
+    for name in ("README.md", "CONTRIBUTING.md"):
+        named = set(re.findall(r"nox -s (\w+)", (ROOT / name).read_text(encoding="utf-8")))
+        assert named <= sessions, f"{name} 提到的 {named - sessions} 不存在"
