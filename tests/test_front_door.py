@@ -1,6 +1,6 @@
 """开发者的前门：只有 NumPy 也装得上、用得了；附加项、类型、排版、贡献指南与眼下的代码相符。"""
 
-import json
+import importlib.util
 import os
 import re
 import runpy
@@ -166,14 +166,54 @@ def test_pre_commit_hooks_are_local_and_their_tools_come_with_the_requirements(d
 
 def test_nox_sessions_are_those_the_documents_name():
     done = subprocess.run(
-        [sys.executable, "-m", "nox", "--list", "--json"],
+        [sys.executable, "-m", "nox", "--list"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    sessions = {session["name"] for session in json.loads(done.stdout)}
+    sessions = set(re.findall(r"^[*-] (\w+)", done.stdout, re.M))
     assert sessions == {"quick", "book", "all"}
     for name in ("README.md", "CONTRIBUTING.md"):
         named = set(re.findall(r"nox -s (\w+)", (ROOT / name).read_text(encoding="utf-8")))
         assert named <= sessions, f"{name} 提到的 {named - sessions} 不存在"
+
+
+# ---------------------------------------------------------------- 贡献指南
+
+
+def test_contributing_names_only_what_exists():
+    """反引号里像路径的都在；写着「章名」之类的是样子，它的文件夹要在。"""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\.?[\w*-]+(?:/[\w.*-]*)+|[\w-]+\.(?:py|md|yml|txt|lock|bib|toml))`", text))
+    named |= set(re.findall(r"python (tools/\w+\.py)", text)) | set(re.findall(r"\]\(([^)#:]+)\)", text))
+    assert len(named) > 30
+    for name in sorted(named):
+        if re.search(r"[一-鿿]", name):
+            name = os.path.dirname(name)
+        assert list(ROOT.glob(name)), f"CONTRIBUTING.md 提到的 {name} 不存在"
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        assert module in sys.modules or importlib.util.find_spec(module), module
+
+
+def test_contributing_shows_every_room_and_the_true_arrows():
+    from test_house import LEVEL, PACKAGE
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    for room in rooms:
+        assert f"| `lstm_lib/{room}/` |" in text, f"地图上没有 {room}"
+    arrows = re.search(r"导入：(.*?)；", text)[1]
+    levels = [{LEVEL[room] for room in re.findall(r"`(\w+)`", step)} for step in arrows.split("←")]
+    assert all(len(level) == 1 for level in levels), arrows
+    assert [level.pop() for level in levels] == sorted({LEVEL[room] for room in rooms}), arrows
+
+
+def test_contributing_names_only_what_the_code_knows():
+    """反引号里的名字（函数、表、标签）在源码或笔记本里找得到。"""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([A-Za-z_]\w*)(?:\([^`]*\))?`", text, re.A))
+    sources = [*ROOT.glob("lstm_lib/**/*.py"), *ROOT.glob("chapters/*.ipynb"), *ROOT.glob("_ext/*.py")]
+    sources += [ROOT / "noxfile.py", *ROOT.glob("tests/test_notebooks.py")]
+    known = set(re.findall(r"\w+", "\n".join(path.read_text(encoding="utf-8") for path in sources)))
+    assert len(names) > 20 and names <= known | {"nox"}, names - known
