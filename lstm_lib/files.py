@@ -6,15 +6,18 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-import platformdirs
-
 
 def cache_dir() -> Path:
     """本书的缓存目录（语料、训练好的网络、编译好的内核）。
 
     环境变量 ``LSTM_LIB_CACHE`` 优先；否则用操作系统惯用的用户缓存目录。
     """
-    path = Path(os.environ.get("LSTM_LIB_CACHE") or platformdirs.user_cache_dir("lstm_lib", appauthor=False))
+    chosen = os.environ.get("LSTM_LIB_CACHE")
+    if not chosen:
+        import platformdirs  # 用到时才要：只装了 NumPy 也写得了权重文件
+
+        chosen = platformdirs.user_cache_dir("lstm_lib", appauthor=False)
+    path = Path(chosen)
     path.mkdir(parents=True, exist_ok=True)
     return path
 

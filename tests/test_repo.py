@@ -64,7 +64,7 @@ TOOLS = [p.name for p in sorted((ROOT / "tools").glob("*.py")) if "__main__" in 
 def copy(tmp_path_factory):
     """工具会读写的文件的副本：真跑起来也弄不坏仓库。"""
     folder = tmp_path_factory.mktemp("副本")
-    for pattern in ("tools/*.py", "chapters/*.ipynb", "*.yml", "requirements*"):
+    for pattern in ("tools/*.py", "_ext/*", "chapters/*.ipynb", "*.yml", "requirements*"):
         for path in ROOT.glob(pattern):
             target = folder / path.relative_to(ROOT)
             target.parent.mkdir(exist_ok=True)
