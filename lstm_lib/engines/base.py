@@ -198,7 +198,7 @@ class Offer:
         """缺包时抛 ``ImportError``，说缺什么、怎么装。"""
         if self.missing:
             names = " ".join(self.missing)
-            raise ImportError(f"引擎 {self.name} 要用的 {names} 没有安装；请运行 pip install {names}")
+            raise ImportError(f"引擎 {self.name} 用不起来：没有安装 {names}；请运行 pip install {names}")
 
     def sign(self, engine: Engine) -> Engine:
         """把名字、标题等写到造好的引擎上。"""
