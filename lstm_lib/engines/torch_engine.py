@@ -36,6 +36,9 @@ class TorchEngine(Engine):
     def to_state(self, h, c):
         return tuple(self._torch.from_numpy(a) for a in super().to_state(h, c))
 
+    def from_state(self, state):
+        return tuple(a.numpy().copy() for a in state)
+
 
 class TorchCellEngine(TorchEngine):
     """状态是逐层的 ``[(h, c), …]``，各 (1, H)。没有一次算整段的办法。"""
