@@ -12,7 +12,7 @@ import torch
 from lstm_lib import LSTM, cli, engines
 from lstm_lib.engines import Network, timing
 from lstm_lib.enhance import irm
-from lstm_lib.formats import onnx_graph, writers
+from lstm_lib.formats import ncnn_run, onnx_graph, writers
 from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native.pack import quantize_rows
 from lstm_lib.training import export
@@ -258,8 +258,12 @@ class Net(torch.nn.Module):
         self.mask = torch.nn.LSTM(inputs, hidden, layers, batch_first=True)
         self.head = torch.nn.Linear(hidden, head) if head else torch.nn.Identity()
 
+    def forward_with_state(self, x, state=None):
+        y, state = self.mask(x, state)
+        return torch.sigmoid(self.head(y)), state
+
     def forward(self, x):
-        return torch.sigmoid(self.head(self.mask(x)[0]))
+        return self.forward_with_state(x)[0]
 
 
 @pytest.mark.parametrize("sizes", [(256, 257, 1, 257), (256, 257, 1, 0), (5, 8, 2, 3)], ids=str)
@@ -480,6 +484,25 @@ def test_engines_from_exported_files(tmp_path, name):
     wanted = torch_pair(network, x[:1], h, c)
     for one, other in zip((mask[None], *streaming.from_state(after)), wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_engines_from_files_made_by_the_converters(tmp_path, layers):
+    """torch 的导出器、onnxsim 与 pnnx 写的带状态的模型，多层的也认得。"""
+    torch.manual_seed(0)
+    network = Net(6, 5, layers, 7).eval()
+    x = np.random.default_rng(0).standard_normal((9, 6)).astype(np.float32)
+    with torch.inference_mode():
+        expected = network(torch.from_numpy(x)[None])[0].numpy()
+    module, zero = onnx_graph.with_state(network), torch.zeros(layers, 1, 5)
+    inputs = (torch.zeros(1, 1, 6), zero, zero.clone())
+    path = tmp_path / "a.onnx"
+    onnx_graph.export(module, inputs, path, input_names=("x", "h", "c"), output_names=("mask", "h1", "c1"))
+    onnx_graph.simplify(path, path)
+    made = ncnn_run.convert(module, tmp_path / "a", inputs=inputs)
+    for engine in (engines.load("onnxruntime", path), engines.load("ncnn", made.param, made.bin)):
+        got = np.stack([engine.step(row) for row in x])
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5, err_msg=engine.name)
 
 
 @pytest.mark.parametrize("case", ["一层", "两层与线性层，没有 sigmoid"])
