@@ -12,7 +12,8 @@
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from lstm_lib.engines.base import Engine, Network, Offer, State, describe
@@ -55,7 +56,7 @@ def build(source: Any, names: Iterable[str] | None = None) -> list[Engine]:
     return made
 
 
-def mask_step(network: Any, name: str = "numpy"):
+def mask_step(network: Any, name: str = "numpy") -> Callable[[Any, State], tuple[Any, State]]:
     """掩蔽函数 ``step(x, state) -> (mask, state)``，给 ``StreamingEnhancer``；``name`` 是引擎的名字。
 
     ``network`` 是训练好的网络（``load_trained()`` 的返回值）。x 是一帧幅度谱 (256,) float32，state 是上一帧
@@ -65,7 +66,7 @@ def mask_step(network: Any, name: str = "numpy"):
     return engine.advance
 
 
-def load(name: str, *paths) -> Engine:
+def load(name: str, *paths: str | Path) -> Engine:
     """由已经导出的模型文件造引擎：``load("onnxruntime", "m.onnx")``、``load("ncnn", "m.param", "m.bin")``。
 
     模型的第一个输入是 x，第一个输出是 y（或掩蔽）；带状态的另有 h、c 两个输入、两个输出，依此次序，名字不论

@@ -27,7 +27,7 @@ class Network:
     bias: np.ndarray | None = None
     sigmoid: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         writers.check_writable(self.lstm)
         weight, bias = writers.check_head(self.weight, self.bias, self.lstm.config.hidden_size)
         object.__setattr__(self, "lstm", self.lstm.astype("float32"))
@@ -162,7 +162,7 @@ class Engine(ABC):
         return np.ascontiguousarray(array)
 
 
-def _real(x) -> np.ndarray:
+def _real(x: Any) -> np.ndarray:
     array = np.asarray(x)
     if array.dtype.kind not in "fiu":
         hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""

@@ -1,11 +1,15 @@
 """跑一张 ONNX 图的引擎（onnxruntime、OpenVINO）的共同部分：看懂图的输入输出，把一帧、一段送进去。"""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_lib.engines.base import Engine
+from lstm_lib.engines.base import Engine, State
 from lstm_lib.formats import onnx_graph
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Signature:
     state_shape: tuple[int, ...] | None
 
     @classmethod
-    def read(cls, model) -> "Signature":
+    def read(cls, model: "onnx.ModelProto") -> "Signature":
         """看一张图；不是 x[, h, c] → y[, h', c'] 的样子抛 ``ValueError``，说明哪里不像。"""
         axes = onnx_graph.axes(model)
         inputs, outputs = (tuple(v.name for v in side) for side in (model.graph.input, model.graph.output))
@@ -46,7 +50,7 @@ class Signature:
 
 
 class GraphEngine(Engine):
-    """子类给出 ``_run(arrays) -> arrays``：按图的次序给输入，得到输出。状态是 (h, c)，形状同图的输入。"""
+    """子类给出 ``_run(*arrays) -> [arrays]``：按图的次序给输入，得到输出。状态是 (h, c)，形状同图的输入。"""
 
     def __init__(self, signature: Signature):
         super().__init__(signature.input_size, signature.state_shape or (0,))
@@ -54,14 +58,14 @@ class GraphEngine(Engine):
         self._one = (1,) * (signature.dimensions - 1) + (signature.input_size,)
         self._zeros = np.zeros(self.state_shape, np.float32)
 
-    def _run(self, *arrays):
+    def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         raise NotImplementedError
 
     @property
-    def whole(self):
+    def whole(self) -> bool:
         return self.signature.any_length
 
-    def sequence(self, x):
+    def sequence(self, x: np.ndarray) -> np.ndarray:
         if not self.whole:
             return super().sequence(x)
         x = self.frames(x)
@@ -70,7 +74,7 @@ class GraphEngine(Engine):
         state = (self._zeros, self._zeros) if self.signature.state_shape else ()
         return self._run(x.reshape(*shape, self.input_size), *state)[0].reshape(len(x), -1)
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         if self.signature.state_shape is None:
             raise ValueError("这个模型没有把状态 h、c 做成输入输出，不能逐帧算；请用 sequence 算整段")
         h, c = (self._zeros, self._zeros) if state is None else state

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_lib.engines.base import Engine, Network, Offer
+from lstm_lib.engines.base import Engine, Network, Offer, State
 from lstm_lib.native import NativeLSTM, Stream
 
 
@@ -29,10 +29,10 @@ class NativeEngine(Engine):
         self.step = inner if network.plain else lambda x: after(inner(x))  # type: ignore[method-assign]
         self.reset = stream.reset  # type: ignore[method-assign]
 
-    def sequence(self, x):
+    def sequence(self, x: np.ndarray) -> np.ndarray:
         return self._after(self._fast(self.frames(x))[0])
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         if state is None:
             stream = self._fast.stream()
         else:
@@ -44,10 +44,11 @@ class NativeEngine(Engine):
         y = stream.step(x)
         return self._after(y), NativeState(*stream.state, [stream])
 
-    def to_state(self, h, c):
-        return NativeState(*super().to_state(h, c), [])
+    def to_state(self, h: np.ndarray, c: np.ndarray) -> State:
+        h, c = super().to_state(h, c)
+        return NativeState(h, c, [])
 
-    def from_state(self, state):
+    def from_state(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         return super().from_state(state[:2])
 
 

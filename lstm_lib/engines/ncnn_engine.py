@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_lib.engines.base import Engine, Network, Offer
+from lstm_lib.engines.base import Engine, Network, Offer, State
 from lstm_lib.formats import ncnn_param, ncnn_run, writers
 
 
 class NcnnEngine(Engine):
     """状态是 (h, c)，各 (层数, H)。模型的输入是 in0（、in1、in2），输出是 out0（、out1、out2），同 pnnx。"""
 
-    def __init__(self, param_path, bin_path):
+    def __init__(self, param_path: str | Path, bin_path: str | Path):
         runner = ncnn_run.NcnnRunner(param_path, bin_path, num_threads=self.threads)
         self.inputs, self.outputs = tuple(runner.inputs), tuple(runner.outputs)
         size, state_shape = _sizes(param_path, self.inputs, self.outputs, runner.shapes)
@@ -23,7 +23,7 @@ class NcnnEngine(Engine):
         self._net, self._mat = runner.net, ncnn.Mat
         self._zeros = np.zeros(state_shape, np.float32)
 
-    def _run(self, *arrays):
+    def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         # arrays 要活到算完：Mat 只借用它们的内存
         with self._net.create_extractor() as extractor:
             for name, array in zip(self.inputs, arrays, strict=True):
@@ -36,12 +36,12 @@ class NcnnEngine(Engine):
                 results.append(np.array(mat))  # 复制一份，不借用 ncnn 的内存
         return results
 
-    def sequence(self, x):
+    def sequence(self, x: np.ndarray) -> np.ndarray:
         state = (self._zeros, self._zeros) if len(self.inputs) == 3 else ()
         x = self.frames(x)
         return self._run(x, *state)[0].reshape(len(x), -1)
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         if len(self.inputs) != 3:
             raise ValueError("这个模型没有把状态 h、c 做成输入输出，不能逐帧算；请用 sequence 算整段")
         h, c = (self._zeros, self._zeros) if state is None else state
@@ -49,7 +49,9 @@ class NcnnEngine(Engine):
         return y.reshape(-1), (h.reshape(self.state_shape), c.reshape(self.state_shape))
 
 
-def _sizes(path, inputs, outputs, shapes) -> tuple[int, tuple[int, int]]:
+def _sizes(
+    path: str | Path, inputs: tuple[str, ...], outputs: tuple[str, ...], shapes: dict
+) -> tuple[int, tuple[int, int]]:
     """一帧几个数、状态的形状；模型不像 in0[, in1, in2] → out0[, out1, out2] 就抛 ``ValueError``。"""
     if (len(inputs), len(outputs)) not in ((1, 1), (3, 3)):
         raise ValueError(

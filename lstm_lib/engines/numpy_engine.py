@@ -1,6 +1,8 @@
 """本书手写的 LSTM（``lstm_lib.lstm``），NumPy 来算。"""
 
-from lstm_lib.engines.base import Engine, Network, Offer
+import numpy as np
+
+from lstm_lib.engines.base import Engine, Network, Offer, State
 
 
 class NumPyEngine(Engine):
@@ -19,10 +21,10 @@ class NumPyEngine(Engine):
         pools = threadpool_info()
         return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
 
-    def sequence(self, x):
+    def sequence(self, x: np.ndarray) -> np.ndarray:
         return self._after(self._lstm(self.frames(x))[0])
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         y, state = self._lstm(self.frame(x)[None], state)
         return self._after(y[0]), state
 

@@ -1,6 +1,7 @@
 """OpenVINO，读的是同一张 ONNX 图。单线程、float32。它不在本书的依赖里，装了才有。"""
 
 import threading
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -9,11 +10,14 @@ from lstm_lib.engines.graph import GraphEngine, Signature
 from lstm_lib.engines.onnxruntime_engine import onnx_model
 from lstm_lib.formats import onnx_graph
 
+if TYPE_CHECKING:
+    import onnx
+
 
 class OpenVINOEngine(GraphEngine):
     """状态是 (h, c)，各 (层数, 1, H)。"""
 
-    def __init__(self, model):
+    def __init__(self, model: "onnx.ModelProto"):
         import openvino
 
         super().__init__(Signature.read(model))
@@ -28,7 +32,7 @@ class OpenVINOEngine(GraphEngine):
         self._local = threading.local()  # 一个推理请求同一时刻只能由一个线程用
         self._names, self._count = self.signature.inputs, len(self.signature.outputs)
 
-    def _run(self, *arrays):
+    def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         try:
             request = self._local.request
         except AttributeError:

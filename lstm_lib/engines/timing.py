@@ -5,6 +5,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def race(
         able = [k for k, e in enumerate(engines) if kind == "step" or e.whole]
         methods = [getattr(engines[k], kind) for k in able]
         times = np.full((len(engines), rounds), np.nan)
-        times[able] = alternate([lambda f=f, a=argument: f(a) for f in methods], rounds, count)
+        times[able] = alternate([partial(method, argument) for method in methods], rounds, count)
         results[kind] = times
     return results
 

@@ -3,9 +3,12 @@
 线程数是 torch 自己的（``torch.set_num_threads``），整个进程只有一个，这里不改它。
 """
 
+from typing import Any
+
 import numpy as np
 
-from lstm_lib.engines.base import Engine, Network, Offer
+from lstm_lib.engines.base import Engine, Network, Offer, State
+from lstm_lib.lstm import LSTM
 
 
 class TorchEngine(Engine):
@@ -24,20 +27,21 @@ class TorchEngine(Engine):
         """torch 此刻用几个线程。"""
         return self._torch.get_num_threads()
 
-    def sequence(self, x):
+    def sequence(self, x: np.ndarray) -> np.ndarray:
         with self._torch.inference_mode():
             return self._after(self._lstm(self._torch.from_numpy(self.frames(x)))[0]).numpy()
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         with self._torch.inference_mode():
             y, state = self._lstm(self._torch.from_numpy(self.frame(x)[None]), state)
             return self._after(y)[0].numpy(), state
 
-    def to_state(self, h, c):
+    def to_state(self, h: np.ndarray, c: np.ndarray) -> State:
         return tuple(self._torch.from_numpy(a) for a in super().to_state(h, c))
 
-    def from_state(self, state):
-        return tuple(a.numpy().copy() for a in state)
+    def from_state(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        h, c = (a.numpy().copy() for a in state)
+        return h, c
 
 
 class TorchCellEngine(TorchEngine):
@@ -49,7 +53,7 @@ class TorchCellEngine(TorchEngine):
         super().__init__(network)
         self._cells = _cells(self._lstm)
 
-    def advance(self, x, state=None):
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         with self._torch.inference_mode():
             y, after = self._torch.from_numpy(self.frame(x)[None]), []
             for cell, before in zip(self._cells, state or [None] * len(self._cells), strict=True):
@@ -58,15 +62,15 @@ class TorchCellEngine(TorchEngine):
             # 后面什么也没有时，y 就是状态 h 本身：使用者改写输出，不该改到状态
             return (y[0].numpy().copy() if self._plain else self._after(y)[0].numpy()), after
 
-    def to_state(self, h, c):
+    def to_state(self, h: np.ndarray, c: np.ndarray) -> State:
         return list(zip(*(a.split(1) for a in super().to_state(h, c)), strict=True))
 
-    def from_state(self, state):
+    def from_state(self, state: State) -> tuple[np.ndarray, np.ndarray]:
         h, c = (np.concatenate([a.numpy() for a in arrays]) for arrays in zip(*state, strict=True))
         return h, c
 
 
-def _module(lstm):
+def _module(lstm: LSTM) -> Any:
     """权重相同的 ``torch.nn.LSTM``；合成一个的偏置全放进 bias_ih，bias_hh 填零。"""
     import torch
 
@@ -80,7 +84,7 @@ def _module(lstm):
     return module
 
 
-def _cells(module):
+def _cells(module: Any) -> list:
     """``nn.LSTM`` 的每一层各变成一个 ``nn.LSTMCell``。"""
     import torch
 
@@ -95,7 +99,7 @@ def _cells(module):
     return cells
 
 
-def _after(network: Network):
+def _after(network: Network) -> Any:
     """LSTM 之后的部分，torch 模块。"""
     import torch
 

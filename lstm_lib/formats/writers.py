@@ -6,8 +6,9 @@ innerproduct.cpp、slice.cpp、concat.cpp。只写单向、无投影的 LSTM，�
 """
 
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,7 +39,7 @@ def check_writable(lstm: LSTM) -> None:
             raise ValueError(f"只支持普通的 LSTM，这个带有{label}（{name}）")
 
 
-def _layers(lstm: LSTM):
+def _layers(lstm: LSTM) -> Iterator[tuple]:
     """逐层给出 (weight_ih (4H, K), weight_hh (4H, H), bias (4H,) 或 None)，float32，门顺序 i f g o。"""
     for layer in range(lstm.config.num_layers):
         names = (f"{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias"))
@@ -46,7 +47,7 @@ def _layers(lstm: LSTM):
         yield tuple(None if a is None else np.asarray(a, np.float32) for a in arrays)
 
 
-def check_head(weight, bias, hidden: int):
+def check_head(weight: Any, bias: Any, hidden: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """线性层的两个数组，float32；形状不对抛 ``ValueError``。"""
     if weight is None:
         if bias is not None:
@@ -63,7 +64,7 @@ def check_head(weight, bias, hidden: int):
     return weight, bias
 
 
-def _by_layer(names, count: int):
+def _by_layer(names: Iterable[str], count: int) -> tuple[list[str], ...]:
     """各状态逐层的名字：一层时就是图的输入输出，多层时加层号，另由分合状态的节点接上。"""
     return tuple([name] if count == 1 else [f"{name}_{k}" for k in range(count)] for name in names)
 
@@ -71,7 +72,7 @@ def _by_layer(names, count: int):
 # ---------------------------------------------------------------- ONNX
 
 
-def onnx_model(lstm: LSTM, weight=None, bias=None, sigmoid: bool = False) -> "onnx.ModelProto":
+def onnx_model(lstm: LSTM, weight: Any = None, bias: Any = None, sigmoid: bool = False) -> "onnx.ModelProto":
     """最朴素的 ONNX 图：一层一个 LSTM 节点，初态是图的输入。
 
     x (T, 1, I)、h 与 c (L, 1, H) → y (T, 1, 1, O)、h1 与 c1 (L, 1, H)；L 是层数，T 可变，y 的第二轴是
@@ -85,9 +86,13 @@ def onnx_model(lstm: LSTM, weight=None, bias=None, sigmoid: bool = False) -> "on
     weight, bias = check_head(weight, bias, config.hidden_size)
     count, size = config.num_layers, config.hidden_size
     h, c, h1, c1 = _by_layer(("h", "c", "h1", "c1"), count)
-    after = [("MatMul", weight is not None, "head_weight"), ("Add", bias is not None, "head_bias")]
-    after = [(kind, [name]) for kind, wanted, name in after if wanted] + [("Sigmoid", [])] * sigmoid
-    nodes, tensors, x = [], {}, "x"
+    after: list[tuple[str, list[str]]] = []  # LSTM 之后的节点，各带什么常量
+    after += [] if weight is None else [("MatMul", ["head_weight"])]
+    after += [] if bias is None else [("Add", ["head_bias"])]
+    after += [("Sigmoid", [])] if sigmoid else []
+    nodes: list[Any] = []
+    tensors: dict[str, np.ndarray] = {}
+    x = "x"
     if count > 1:
         nodes += [node("Split", [whole], parts, axis=0) for whole, parts in (("h", h), ("c", c))]
     for k, (w, r, b) in enumerate(_layers(lstm)):
@@ -118,10 +123,12 @@ def onnx_model(lstm: LSTM, weight=None, bias=None, sigmoid: bool = False) -> "on
         {"x": ["T", 1, config.input_size], "h": state, "c": state},
         {"y": ["T", 1, 1, outputs], "h1": state, "c1": state},
     )
-    values = ([helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in d.items()] for d in sides)
-    constants = [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in tensors.items()]
+    given, results = (
+        [helper.make_tensor_value_info(k, TensorProto.FLOAT, s) for k, s in side.items()] for side in sides
+    )
+    initializers = [numpy_helper.from_array(np.ascontiguousarray(a), name) for name, a in tensors.items()]
     return helper.make_model(
-        helper.make_graph(nodes, "lstm", *values, constants),
+        helper.make_graph(nodes, "lstm", given, results, initializers),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
@@ -151,7 +158,13 @@ def quantize_onnx(model: "onnx.ModelProto") -> "onnx.ModelProto":
 
 
 def ncnn_files(
-    lstm: LSTM, param_path, bin_path, weight=None, bias=None, sigmoid: bool = False, int8: bool = False
+    lstm: LSTM,
+    param_path: str | Path,
+    bin_path: str | Path,
+    weight: Any = None,
+    bias: Any = None,
+    sigmoid: bool = False,
+    int8: bool = False,
 ) -> tuple[Path, Path]:
     """按 ncnn 的格式写出 .param 与 .bin，返回两个路径。
 
@@ -193,7 +206,7 @@ def ncnn_files(
     return param_path, bin_path
 
 
-def _ncnn_blobs(w, bias, r, int8):
+def _ncnn_blobs(w: np.ndarray, bias: np.ndarray, r: np.ndarray, int8: bool) -> list[bytes]:
     """一个 LSTM 层的各块：xc、bias、hc；int8 时再加两组 scale（整数 = 权重 × scale）。"""
     xc, bias, hc = (layouts.reorder(a, "torch", "ncnn") for a in (w, bias, r))
     if not int8:
@@ -208,7 +221,7 @@ def _ncnn_blobs(w, bias, r, int8):
     ]
 
 
-def _blob(array, flag) -> bytes:
+def _blob(array: np.ndarray, flag: int) -> bytes:
     """4 字节标志 + 数据，补零到 4 的倍数。"""
     raw = np.ascontiguousarray(array).tobytes()
     return flag.to_bytes(4, "little") + raw + bytes(-len(raw) % 4)
