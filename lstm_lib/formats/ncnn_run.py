@@ -145,7 +145,7 @@ class NcnnRunner:
         self.outputs = sorted(
             blob for layer in param.layers if layer.type != "Input" for blob in layer.tops if blob not in used
         )
-        self._shapes = _lstm_inputs(param)
+        self.shapes = _lstm_inputs(param)
         self._mat = ncnn.Mat
         self.net = ncnn.Net()
         option = self.net.opt
@@ -185,8 +185,8 @@ class NcnnRunner:
         if array.dtype.kind not in "fiub":
             hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""
             raise ValueError(f"输入 {name} 应是实数（float32），得到 {array.dtype}{hint}")
-        if name in self._shapes:
-            rows, width = self._shapes[name]
+        if name in self.shapes:
+            rows, width = self.shapes[name]
             wanted, hint = f"({rows or 'T'}, {width})", ""
             if array.ndim != 2:
                 hint = "ncnn 没有批这一维，要先去掉" if array.ndim > 2 else "一帧也要写成二维，如 frame[None]"
