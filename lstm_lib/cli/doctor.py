@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_lib.book.tables import display_width
+from lstm_lib.book.tables import aligned
 
 OK, WARN, FAIL = "正常", "提醒", "缺失"
 MINIMUM_PYTHON = (3, 11)
@@ -209,9 +209,9 @@ def add_parser(subparsers):
 
 def run(args) -> int:
     findings = diagnose()
-    column = max(display_width(item.subject) for item in findings)
-    for item in findings:
-        print(f"[{item.level}] {item.subject}{' ' * (column - display_width(item.subject))}  {item.detail}")
+    lines = aligned([f"[{item.level}] {item.subject}", item.detail] for item in findings)
+    for item, line in zip(findings, lines, strict=True):
+        print(line)
         if item.advice:
             print(f"       怎么办：{item.advice}")
     failed = sum(item.level == FAIL for item in findings)

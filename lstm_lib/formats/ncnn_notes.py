@@ -1,6 +1,5 @@
 """给 .param 逐词作注：每个数是什么意思，并当场核对。"""
 
-import html
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,31 +23,20 @@ class Note:
 
 
 class Notes(list[Note]):
-    """一串注解；在页面里显示成表，同一行的词合成一组。"""
+    """一串注解；显示成表，同一行的词合成一组。"""
+
+    def table(self) -> Table:
+        rows = [
+            [n.line, Code(n.text), n.meaning, f"{'✓' if n.ok else '✗'} {n.check}" if n.check else ""]
+            for n in self
+        ]
+        return Table(["行", "写着", "意思", "核对"], rows, group=True)
 
     def _repr_html_(self) -> str:
-        rows, previous = [], None
-        counts = {n.line: sum(m.line == n.line for m in self) for n in self}
-        for note in self:
-            first = f'<td rowspan="{counts[note.line]}">{note.line}</td>' if note.line != previous else ""
-            previous = note.line
-            check = f"{'✓' if note.ok else '✗'} {html.escape(note.check)}" if note.check else ""
-            rows.append(
-                f'<tr>{first}<td style="white-space: nowrap"><code>{html.escape(note.text)}</code></td>'
-                f"<td>{html.escape(note.meaning)}</td><td>{check}</td></tr>"
-            )
-        head = "".join(f'<th scope="col">{title}</th>' for title in ("行", "写着", "意思", "核对"))
-        return (
-            '<div class="pst-scrollable-table-container"><table class="table param-notes">'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        )
+        return self.table()._repr_html_()
 
     def __repr__(self) -> str:
-        return "\n".join(
-            f"{n.line}  {n.text:<12} {n.meaning}"
-            + (f"  [{'对' if n.ok else '不对'}] {n.check}" if n.check else "")
-            for n in self
-        )
+        return repr(self.table())
 
 
 def annotate(param_path: str | os.PathLike, bin_path: str | os.PathLike | None = None) -> Notes:
