@@ -1,11 +1,13 @@
 """内置语料：可重现、划分不重叠、缓存不留半成品。"""
 
 import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from lstm_lib import corpus
+from lstm_lib.book import progress
 from lstm_lib.corpus import build, noises
 from lstm_lib.waves import snr
 
@@ -91,8 +93,8 @@ def test_unfinished_folder_is_replaced(tmp_path, monkeypatch):
 
 
 def test_failure_of_the_builder_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus.sys, "executable", "/bin/false" if subprocess.os.name != "nt" else "where")
-    with pytest.raises(OSError, match="制作语料的进程失败"):
+    monkeypatch.setattr(progress.sys, "executable", "/bin/false" if subprocess.os.name != "nt" else "where")
+    with pytest.raises(OSError, match="“合成语料”的进程失败"):
         corpus.make(tmp_path, progress=False)
 
 
@@ -117,9 +119,7 @@ def test_speech_is_reproducible_in_a_fresh_process():
         "print(d.hexdigest())"
     )
     prints = {
-        subprocess.run(
-            [corpus.sys.executable, "-c", program], capture_output=True, text=True, check=True
-        ).stdout
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
         for _ in range(2)
     }
     assert len(prints) == 1

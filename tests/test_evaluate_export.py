@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lstm_lib.cli import main
-from lstm_lib.enhance import irm
+from lstm_lib.enhance import irm, trained
 from lstm_lib.enhance.scores import si_sdr
 from lstm_lib.formats import onnx_graph
 from lstm_lib.formats.ncnn_run import NcnnRunner
@@ -323,7 +323,7 @@ def test_explicit_bin_name_is_kept(model, tmp_path):
 def test_unwritable_target_is_refused_before_any_work(tmp_path, monkeypatch, capsys, command, target, words):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").touch()
-    monkeypatch.setattr(irm, "load_trained", lambda *_: pytest.fail("没有先查写不写得了就开始训练了"))
+    monkeypatch.setattr(trained, "load_trained", lambda *_: pytest.fail("没有先查写不写得了就开始训练了"))
     target += ".safetensors" if command == ["train"] else ""
     assert run(*command, "--out", target) == 1
     err = capsys.readouterr().err
@@ -341,8 +341,8 @@ def test_target_that_fails_late_is_named_as_given(model, network, tmp_path, monk
     assert run("export", model, "--to", "bin", "--out", tmp_path / "m") == 1
     err = capsys.readouterr().err
     assert f"{tmp_path / 'm.lstm'} 写不了：磁盘满了" in err and "x1y2z3" not in err
-    monkeypatch.setattr(irm, "load_trained", lambda name: network)
-    monkeypatch.setattr(irm, "training_history", lambda name: {})
+    monkeypatch.setattr(trained, "load_trained", lambda name: network)
+    monkeypatch.setattr(trained, "training_history", lambda name: {})
     monkeypatch.setattr(irm, "save", full)
     assert run("train", "--out", tmp_path / "m.safetensors") == 1
     err = capsys.readouterr().err

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 # 从地面往上：只许导入同一层或更低的层
 STOREYS = (
-    ("files", "waves"),
+    ("files", "threads", "waves"),
     ("lstm",),
     ("book",),
     ("formats", "native", "corpus"),

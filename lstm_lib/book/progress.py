@@ -4,14 +4,22 @@
 """
 
 import html
+import os
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from tqdm import tqdm
+
+LINES = "LSTM_LIB_PROGRESS_LINES"  # 设了这个环境变量，进度就一行一行写给父进程看
 
 
 def bar(total: float, title: str, unit: str = "步", show: bool = True):
     """进度条，当作上下文管理器用；有 ``update(增量)`` 与 ``note(文字)`` 两个方法。"""
+    if os.environ.get(LINES):
+        return LineBar(total)
     if show and in_notebook():
         return NotebookBar(total, title)
     return TerminalBar(total, title, unit, show)
@@ -23,6 +31,64 @@ def in_notebook() -> bool:
         return False
     shell = sys.modules["IPython"].get_ipython()
     return shell is not None and getattr(shell, "kernel", None) is not None
+
+
+def run_module(module: str, *arguments, title: str, show: bool = True, environment=None) -> None:
+    """在新进程里运行 ``python -m module 参数…``，进度显示在这里。
+
+    那边每行写一个“完成的份额 说明”（说明可以没有）；``bar`` 在那边会自己改成这样写。
+    environment：另加的环境变量。
+    子进程失败抛 ``OSError``，带上它在标准错误里说的话；这边被打断，它也一并结束。
+    """
+    root = str(Path(__file__).resolve().parents[2])  # 没有安装、只是放在旁边的程序包，子进程也找得到
+    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    environment = (
+        os.environ | {"PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8", LINES: "1"} | (environment or {})
+    )
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    with tempfile.TemporaryFile() as errors:  # 不用管道：没人读，写满了会卡住
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", env=environment
+        )
+        try:
+            with bar(1.0, title, show=show) as shown:
+                done = 0.0
+                for line in process.stdout:
+                    fraction, _, note = line.rstrip("\n").partition(" ")
+                    shown.update(float(fraction) - done)
+                    done = float(fraction)
+                    if note:
+                        shown.note(note)
+            if process.wait():
+                errors.seek(0)
+                said = errors.read().decode("utf-8", "replace").strip()
+                raise OSError(f"“{title}”的进程失败（退出码 {process.returncode}）：\n{said}")
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+class LineBar:
+    """每百分之一写一行“完成的份额 说明”。"""
+
+    def __init__(self, total):
+        self._total, self._done, self._shown, self._note = total, 0, 0, ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, amount=1):
+        self._done += amount
+        if self._done - self._shown >= self._total / 100 or self._done >= self._total:
+            self._shown = self._done
+            print(f"{min(self._done / self._total, 1):.4f} {self._note}", flush=True)
+
+    def note(self, text):
+        self._note = text
 
 
 class TerminalBar:

@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from lstm_lib.book.progress import bar
+from lstm_lib.book.progress import run_module
 from lstm_lib.corpus import noises as noises
 from lstm_lib.files import cache_dir
 
@@ -106,20 +104,7 @@ def making_seconds() -> float:
 
 def make(folder: Path, progress: bool = True) -> None:
     """在一个新进程里制作语料，因为 espeak-ng 带内部状态，只有新进程才能重现。"""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "lstm_lib.corpus.build", str(folder)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", env=environment
-    )
-    with process, bar(1.0, "合成语料", show=progress) as shown:
-        done = 0.0
-        for line in process.stdout:
-            shown.update(float(line) - done)
-            done = float(line)
-        error = process.stderr.read()
-    if process.returncode != 0:
-        raise OSError(f"制作语料的进程失败（退出码 {process.returncode}）：\n{error.strip()}")
+    run_module("lstm_lib.corpus.build", folder, title="合成语料", show=progress)
 
 
 def checksum(folder: Path) -> str:

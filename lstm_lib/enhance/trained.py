@@ -1,13 +1,16 @@
 """内置语料上训练好的网络：第一次用到时当场训练，以后从缓存里读。"""
 
+import sys
 from pathlib import Path
 
 import torch
 from filelock import FileLock
 
 from lstm_lib import corpus
+from lstm_lib.book.progress import run_module
 from lstm_lib.enhance import irm, recipe
 from lstm_lib.files import cache_dir
+from lstm_lib.threads import PATIENT
 
 TITLES = {
     "repaired": "训练网络",
@@ -31,6 +34,7 @@ def train_builtin(name: str = "repaired", progress: bool = True) -> tuple[irm.IR
 def trained_path(name: str = "repaired", progress: bool = True) -> Path:
     """训练好的权重文件；还没有就当场训练并存进缓存（别的进程正在训练就等它）。
 
+    训练在新进程里做：等待的方式要赶在 torch 载入之前定下。
     ``name`` 的取法见 :func:`load_trained`。
     """
     if name not in recipe.RECIPES:
@@ -40,8 +44,8 @@ def trained_path(name: str = "repaired", progress: bool = True) -> Path:
         return path
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            network, history = train_builtin(name, progress)
-            irm.save(network, path, history)
+            corpus.ensure(progress)
+            run_module(__name__, name, path, title=TITLES[name], show=progress, environment=PATIENT)
     return path
 
 
@@ -61,3 +65,8 @@ def training_history(name: str = "repaired", progress: bool = True) -> dict:
     ``losses`` 是 [步, 损失（dB）] 的列表，``seconds`` 是用时（秒），``steps`` 是步数，``batch`` 是每步的段数。
     """
     return irm.load_history(trained_path(name, progress))
+
+
+if __name__ == "__main__":
+    trained_network, training = train_builtin(sys.argv[1])
+    irm.save(trained_network, sys.argv[2], training)
