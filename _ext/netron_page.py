@@ -163,11 +163,11 @@ def _models_key() -> str:
 def _models():
     import torch
 
-    from lstm_lib.enhance.irm import IRMNetwork
+    from lstm_lib.enhance.irm import DOCUMENT, IRMNetwork
     from lstm_lib.formats import ncnn_run, onnx_graph
 
     torch.manual_seed(0)
-    network = IRMNetwork(repaired=False).eval()
+    network = IRMNetwork(DOCUMENT).eval()
     x, zero = torch.zeros(1, 10, 256), torch.zeros(1, 1, 257)
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)

@@ -23,13 +23,14 @@ def write(path, samples, rate=16000, **options):
     return path
 
 
-@given(st.integers(0, 3000))
-@settings(max_examples=60, deadline=None)
-def test_stft_reconstructs_any_length(length):
-    wave = noise(length)
-    spectrum = audio.stft(wave)
-    assert spectrum.shape == (-(-length // 256) + 1, 257) and spectrum.dtype == np.complex64
-    restored = audio.istft(spectrum, length)
+@given(st.integers(0, 3000), st.sampled_from([(512, 256), (320, 160), (512, 128), (6, 1), (2, 1), (96, 32)]))
+@settings(max_examples=100, deadline=None)
+def test_stft_reconstructs_any_length(length, size):
+    wave, (n_fft, hop) = noise(length), size
+    spectrum = audio.stft(wave, *size)
+    frames = -(-length // hop) + n_fft // hop - 1
+    assert spectrum.shape == (frames, n_fft // 2 + 1) and spectrum.dtype == np.complex64
+    restored = audio.istft(spectrum, length, *size)
     assert restored.shape == (length,)
     assert np.abs(restored - wave).max(initial=0) < 1e-6
 
@@ -50,6 +51,13 @@ def test_frame_covers_the_documented_samples():
     wave[1000] = 1
     loud = np.flatnonzero(np.abs(audio.stft(wave)).sum(axis=1) > 1e-6)
     assert list(loud) == [t for t in range(9) if 256 * (t - 1) <= 1000 < 256 * (t + 1)]
+
+
+@pytest.mark.parametrize("size", [(511, 100), (0, 1), (512, 0), (512, 200), (512, 512), (512, -256)])
+def test_stft_sizes_that_cannot_reconstruct_are_refused(size):
+    for work in (lambda: audio.stft(noise(100), *size), lambda: audio.istft(np.zeros((4, 257)), 10, *size)):
+        with pytest.raises(ValueError, match=r"窗长|帧移"):
+            work()
 
 
 def test_istft_refuses_wrong_shapes():

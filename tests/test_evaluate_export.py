@@ -213,10 +213,10 @@ def reference(network, frames):
         return x, network(torch.from_numpy(x)[None])[0].numpy()
 
 
-@pytest.mark.parametrize("repaired", [True, False])
-def test_exports_agree_with_torch(tmp_path, repaired, capsys):
+@pytest.mark.parametrize("config", [irm.REPAIRED, irm.DOCUMENT])
+def test_exports_agree_with_torch(tmp_path, config, capsys):
     torch.manual_seed(1)
-    network = irm.IRMNetwork(repaired=repaired).eval()
+    network = irm.IRMNetwork(config).eval()
     irm.save(network, tmp_path / "best.safetensors")
     x, mask = reference(network, 23)
     for to, name in (("onnx", "m.onnx"), ("ncnn", "m.ncnn"), ("bin", "m.lstm")):
@@ -230,7 +230,7 @@ def test_exports_agree_with_torch(tmp_path, repaired, capsys):
     lstm = LSTM.load(tmp_path / "out" / "m.lstm")
     hidden = network.mask(torch.from_numpy(x)[None])[0][0].detach().numpy()
     assert np.abs(lstm(x[None])[0][0] - hidden).max() < 1e-5
-    assert (tmp_path / "out" / "m.head.bin").exists() == repaired
+    assert (tmp_path / "out" / "m.head.bin").exists() == config.head
 
 
 def test_streaming_export_carries_the_state(network, model, tmp_path):
@@ -277,8 +277,10 @@ def test_nothing_is_written_when_the_check_fails(network, tmp_path, monkeypatch)
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
 
 
-def test_export_reads_training_checkpoints(network, tmp_path):
-    state = {"epoch": 1, "settings": {"repaired": True}, "network": network.state_dict()}
+@pytest.mark.parametrize("old", [True, False])
+def test_export_reads_training_checkpoints(network, tmp_path, old):
+    state = {"epoch": 1, "settings": {}, "network": network.state_dict()}
+    state |= {"settings": {"repaired": True}} if old else {"config": network.config.to_json()}
     checkpoint.save(tmp_path, state)
     assert run("export", tmp_path / "last.pt", "--to", "bin", "--out", tmp_path / "m") == 0
     assert (tmp_path / "m.lstm").exists()

@@ -42,15 +42,23 @@ def test_masks_of_silence_are_finite():
         assert not mask(silence, silence).any()
 
 
+def test_a_mask_of_the_wrong_size_is_explained():
+    wave = np.zeros(5000, np.float32)
+    for mask in (np.ones((21, 161)), np.ones((20, 257)), np.ones(257)):
+        with pytest.raises(ValueError, match=r"掩蔽的形状.*n_fft=512"):
+            irm.apply_mask(mask, wave)
+    assert irm.apply_mask(np.ones((33, 161)), wave, 320, 160).shape == (5000,)
+
+
 def test_unit_mask_changes_nothing():
     wave = np.random.default_rng(0).standard_normal(5000).astype(np.float32)
     np.testing.assert_allclose(irm.apply_mask(np.ones((21, 257)), wave), wave, atol=1e-6)
 
 
-@pytest.mark.parametrize("repaired", [True, False])
-def test_network_shapes_and_streaming(repaired):
+@pytest.mark.parametrize("config", [irm.REPAIRED, irm.DOCUMENT])
+def test_network_shapes_and_streaming(config):
     torch.manual_seed(0)
-    network = irm.IRMNetwork(repaired=repaired).eval()
+    network = irm.IRMNetwork(config).eval()
     mag = torch.rand(2, 30, 256)
     with torch.no_grad():
         whole, (h, c) = network.forward_with_state(mag)
@@ -65,8 +73,11 @@ def test_network_shapes_and_streaming(repaired):
         )
 
 
+BOTH = (irm.DOCUMENT, irm.REPAIRED)
+
+
 def test_parameter_counts():
-    count = [sum(p.numel() for p in irm.IRMNetwork(repaired=flag).parameters()) for flag in (False, True)]
+    count = [sum(p.numel() for p in irm.IRMNetwork(config).parameters()) for config in BOTH]
     assert count == [529_420, 529_420 + 257 * 258]
 
 
@@ -81,7 +92,7 @@ def test_axis_trap_and_mask_trap():
     mag, order = 5 * torch.rand(1, 40, 256), torch.randperm(40)
     for batch_first, remembers in ((False, False), (True, True)):
         torch.manual_seed(0)
-        network = irm.IRMNetwork(repaired=False, batch_first=batch_first)
+        network = irm.IRMNetwork(irm.DOCUMENT, batch_first=batch_first)
         with torch.no_grad():
             mask = network(mag)
             moved = (mask[:, order] - network(mag[:, order])).abs().max() > 1e-3
@@ -90,11 +101,11 @@ def test_axis_trap_and_mask_trap():
 
 
 def test_saving_and_loading(tmp_path):
-    for repaired in (True, False):
-        network = irm.IRMNetwork(repaired=repaired)
+    for config in BOTH:
+        network = irm.IRMNetwork(config)
         irm.save(network, tmp_path / "a.safetensors", {"losses": [[1, 2.5]]})
         again = irm.load(tmp_path / "a.safetensors")
-        assert again.repaired is repaired and not again.training
+        assert again.config == config and not again.training
         for name, tensor in network.state_dict().items():
             assert torch.equal(again.state_dict()[name], tensor)
     assert irm.load_history(tmp_path / "a.safetensors") == {"losses": [[1, 2.5]]}
@@ -116,11 +127,14 @@ def test_bad_weight_files(tmp_path):
         load_trained("没有这个")
 
 
-def test_training_spectra_match_the_library():
-    wave = np.random.default_rng(0).standard_normal((2, 256 * 20)).astype(np.float32)
-    spectrum = stft(torch.from_numpy(wave))
-    np.testing.assert_allclose(spectrum[1].numpy(), audio.stft(wave[1]), atol=1e-4)
-    np.testing.assert_allclose(istft(spectrum).numpy(), wave, atol=1e-5)
+@pytest.mark.parametrize("size", [(512, 256), (320, 160), (512, 128)])
+def test_training_spectra_match_the_library(size):
+    wave = np.random.default_rng(0).standard_normal((2, size[1] * 20)).astype(np.float32)
+    spectrum = stft(torch.from_numpy(wave), *size)
+    np.testing.assert_allclose(spectrum[1].numpy(), audio.stft(wave[1], *size), atol=1e-4)
+    np.testing.assert_allclose(istft(spectrum, *size).numpy(), wave, atol=1e-5)
+    with pytest.raises(ValueError, match="整数倍"):
+        stft(torch.from_numpy(wave[:, 1:]), *size)
 
 
 def test_loss_is_the_measure():

@@ -6,7 +6,8 @@ import torch
 
 from lstm_lib.engines import mask as engines
 from lstm_lib.enhance import irm
-from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, istft, stft
+from lstm_lib.enhance.audio import istft, stft
+from lstm_lib.enhance.config import NetworkConfig
 from lstm_lib.enhance.streaming import AnyRateEnhancer, StreamingEnhancer
 
 LENGTHS = [0, 1, 255, 256, 257, 511, 512, 513, 4000]
@@ -38,23 +39,24 @@ def running_mean(x, state):
     return np.append(np.float32(0.5), state / (1 + state)), state
 
 
-def in_blocks(step, wave, block):
-    enhancer = StreamingEnhancer(step)
+def in_blocks(step, wave, block, config=irm.REPAIRED):
+    enhancer = StreamingEnhancer(step, config)
     pieces = [enhancer.process(wave[i : i + block]) for i in range(0, len(wave), block)]
     return np.concatenate([*pieces, enhancer.flush()])
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_any_block_size_gives_the_same_bits_and_equals_whole_utterance(length):
+@pytest.mark.parametrize("size", [(512, 256), (320, 160), (512, 128)])
+def test_any_block_size_gives_the_same_bits_and_equals_whole_utterance(length, size):
     wave = noise(length)
-    spectrum = stft(wave)
+    spectrum = stft(wave, *size)
     state, mask = None, []
     for frame in spectrum:
         m, state = running_mean(np.abs(frame[1:]), state)
         mask.append(m)
-    expected = istft(spectrum * np.array(mask), length)
+    expected = istft(spectrum * np.array(mask), length, *size)
     for block in BLOCKS:
-        output = in_blocks(running_mean, wave, block)
+        output = in_blocks(running_mean, wave, block, NetworkConfig.for_stft(*size))
         assert output.dtype == np.float32
         np.testing.assert_array_equal(output, expected, err_msg=f"块长 {block}")
 
@@ -66,6 +68,28 @@ def test_network_in_blocks_equals_whole_utterance_by_torch(network, step):
     assert np.abs(first - expected).max() < 1e-6
     for block in (1, 37, 300):
         np.testing.assert_array_equal(in_blocks(step, wave, block), first)
+
+
+@pytest.mark.parametrize("config", [
+    NetworkConfig.for_stft(320, num_layers=2, hidden_size=128),
+    NetworkConfig.for_stft(512, 128, hidden_size=40),
+    NetworkConfig.for_stft(320, input_size=161, head=False),
+])  # fmt: skip
+def test_other_networks_in_blocks_equal_the_whole_utterance(config):
+    torch.manual_seed(0)
+    network, wave = irm.IRMNetwork(config).eval(), 0.1 * noise(8000)
+    step, expected = engines.mask_step(network), irm.enhance(network, wave)
+    for block in (8000, 37):
+        assert np.abs(in_blocks(step, wave, block, config) - expected).max() < 1e-6
+
+
+def test_a_mask_of_the_wrong_width_is_explained():
+    step = engines.mask_step(irm.IRMNetwork(NetworkConfig.for_stft(512, hidden_size=8)))
+    for given in (step, lambda x, state: (np.float32(0.5), state)):
+        with pytest.raises(ValueError, match=r"掩蔽函数给出的形状|输入 x"):
+            StreamingEnhancer(given, NetworkConfig.for_stft(320))(noise(1000))
+    with pytest.raises(ValueError, match=r"形状是 \(257,\).*network.config"):
+        StreamingEnhancer(lambda x, state: (np.ones(257), state), NetworkConfig.for_stft(320))(noise(1000))
 
 
 def test_calling_on_a_whole_wave_and_reuse_after_flush(step):
@@ -90,15 +114,18 @@ def test_two_streams_share_one_step(step):
     np.testing.assert_array_equal(np.concatenate([*outputs[1], right.flush()]), in_blocks(step, b, 2000))
 
 
-def test_latency_is_what_it_says():
-    enhancer = StreamingEnhancer(identity)
+@pytest.mark.parametrize("size", [(512, 256), (512, 128), (320, 160)])
+def test_latency_is_what_it_says(size):
+    n_fft, hop = size
+    enhancer = StreamingEnhancer(lambda x, state: (np.ones(len(x) + 1), state), NetworkConfig.for_stft(*size))
     delays, emitted = [], 0
     for received, sample in enumerate(noise(3000), start=1):
         count = len(enhancer.process(np.array([sample])))
         delays += [received - position for position in range(emitted, emitted + count)]
         emitted += count
-    assert max(delays) == StreamingEnhancer.latency == N_FFT
-    assert min(delays) == N_FFT - HOP_LENGTH + 1
+    assert max(delays) == enhancer.latency == n_fft
+    assert min(delays) == n_fft - hop + 1
+    assert StreamingEnhancer.latency == 512
 
 
 def test_does_not_keep_or_change_the_callers_block(step):
@@ -166,10 +193,10 @@ def test_any_rate_refuses_a_wrong_channel_count():
         AnyRateEnhancer(identity, 48000, 2).process(np.zeros((10, 3)))
 
 
-@pytest.mark.parametrize("repaired", [True, False])
+@pytest.mark.parametrize("config", [irm.REPAIRED, irm.DOCUMENT])
 @pytest.mark.parametrize("name", [n for n in engines.ENGINES if n != "c-int8"])
-def test_every_engine_gives_torchs_mask_with_carried_state(name, repaired):
-    network = irm.IRMNetwork(repaired=repaired).eval()
+def test_every_engine_gives_torchs_mask_with_carried_state(name, config):
+    network = irm.IRMNetwork(config).eval()
     frames = np.abs(noise(30 * 256).reshape(30, 256))
     with torch.inference_mode():
         expected, _ = network.forward_with_state(torch.from_numpy(frames)[None], None)

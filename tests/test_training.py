@@ -18,6 +18,7 @@ import torch
 from conftest import ROOT
 
 from lstm_lib.enhance.audio import read_audio
+from lstm_lib.enhance.config import DOCUMENT, NetworkConfig
 from lstm_lib.enhance.loss import si_sdr_loss
 from lstm_lib.enhance.scores import si_sdr
 from lstm_lib.training import checkpoint, devices, loop, sources
@@ -379,6 +380,34 @@ def test_changed_settings_are_refused_and_restart_works(tree, unbroken, tmp_path
     assert [r["epoch"] for r in rows(out)] == ["1"]
 
 
+def test_a_checkpoint_of_before_the_config_goes_on(tree, unbroken, tmp_path):
+    """从前的检查点没有配置，参数里只有 repaired。"""
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    (out / "last.pt").unlink()
+    state = checkpoint.load(out / "previous.pt")
+    del state["config"]
+    state["settings"]["repaired"] = True
+    checkpoint.save(out, state)
+    lines = []
+    train(tree, out, lines.append)
+    assert any("旧版" in line for line in map(str, lines))
+    assert_same_run(unbroken, out)
+    state["settings"]["repaired"] = False
+    checkpoint.save(out, state)
+    with pytest.raises(checkpoint.CheckpointError, match=r"last\.pt 里的权重与它的配置.*对不上"):
+        train(tree, out)
+
+
+def test_another_network_in_the_same_folder_is_refused(tree, unbroken, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(unbroken, out)
+    with pytest.raises(
+        loop.TrainingError, match=r"--hidden 原来是 257，现在是 128；--layers 原来是 1，现在是 2"
+    ):
+        train(tree, out, network=NetworkConfig(hidden_size=128, num_layers=2))
+
+
 def kept(out):
     names = ("last.pt", "previous.pt", "best.safetensors", "held.json", "log.csv")
     return {name: (out / name).read_bytes() for name in names}
@@ -547,7 +576,7 @@ def test_fine_tuning_starts_from_given_weights(tree, unbroken, tmp_path):
 
 def test_init_of_the_other_network_is_refused(tree, unbroken, tmp_path):
     with pytest.raises(loop.TrainingError, match="不是同一种网络"):
-        train(tree, tmp_path / "run", repaired=False, init=str(unbroken))
+        train(tree, tmp_path / "run", network=DOCUMENT, init=str(unbroken))
 
 
 def test_killed_worker_is_explained(tree, tmp_path):
@@ -606,6 +635,9 @@ def test_tensorboard_written_or_clearly_missing(tree, tmp_path, monkeypatch):
         (["--data", "."], 1, "不是认得的数据集"),
         (["--snr", "5", "-5", "--data", "."], 1, "先低后高"),
         (["--epochs", "0"], 2, "要大于零"),
+        (["--n-fft", "321", "--out", "a.safetensors"], 1, "n_fft 应是正偶数，得到 321"),
+        (["--hop", "200", "--data", "."], 1, "整除窗长 512"),
+        (["--document", "--hidden", "128", "--out", "a.safetensors"], 1, "应等于频点数 257，得到 128"),
         (["--epochs", "3", "--seconds", "1"], 1, "--epochs、--seconds 只用于自己的数据"),
         (["--steps", "2"], 1, "请用 .safetensors 作扩展名"),
         (["--lr", "快"], 2, "不是数"),
@@ -634,7 +666,8 @@ def test_builtin_corpus_gives_a_network_for_enhance(tmp_path, capsys, steps):
     from lstm_lib.cli import main
 
     model = tmp_path / "小.safetensors"
-    assert main(["train", "--steps", str(steps), "--batch", "2", "--out", str(model)]) == 0
+    size = ["--layers", "2", "--hidden", "16", "--n-fft", "320", "--hop", "80"] if steps == 3 else []
+    assert main(["train", "--steps", str(steps), "--batch", "2", *size, "--out", str(model)]) == 0
     assert str(model) in capsys.readouterr().out
     write(tmp_path / "带噪.wav", voiced(120))
     arguments = ["enhance", tmp_path / "带噪.wav", tmp_path / "增强.wav", "--model", model]

@@ -113,9 +113,9 @@ def run(args) -> int:
             if source.frames == 0:
                 raise UserError(f"{source_path} 里一个样点也没有（时长为 0）；请换一个有声音的文件。")
             with new_audio(target_path, source) as sink:
-                step = load_step(args.model, args.engine, quiet=args.quiet)
+                step, config = load_step(args.model, args.engine, quiet=args.quiet)
                 started = time.perf_counter()  # 训练与加载不算在处理用时里
-                tally = enhance_blocks(source, sink, step, source_path, quiet=args.quiet)
+                tally = enhance_blocks(source, sink, step, config, source_path, quiet=args.quiet)
             missing = missing_bytes(source)
             rate, channels, expected, subtype = (
                 source.samplerate,
@@ -230,7 +230,7 @@ def new_audio(path: Path, source):
 
 
 def load_step(model, engine, quiet):
-    """取得掩蔽函数：默认网络没有训练过就当场训练，并说明在做什么。"""
+    """取得掩蔽函数与网络的配置：默认网络没有训练过就当场训练，并说明在做什么。"""
     from lstm_lib.engines.mask import mask_step
     from lstm_lib.enhance.trained import load_trained
 
@@ -244,12 +244,12 @@ def load_step(model, engine, quiet):
     else:
         network = load_trained(progress=not quiet)
     try:
-        return mask_step(network, engine)
+        return mask_step(network, engine), network.config
     except (ImportError, RuntimeError) as error:
         raise UserError(f"引擎 {engine} 用不起来：{error}；请改用 --engine numpy。") from error
 
 
-def enhance_blocks(source, sink, step, path, quiet) -> Tally:
+def enhance_blocks(source, sink, step, config, path, quiet) -> Tally:
     """读一块、算一块、写一块；内存里始终只有一块。"""
     import soundfile
     import torch
@@ -259,7 +259,7 @@ def enhance_blocks(source, sink, step, path, quiet) -> Tally:
     from lstm_lib.enhance.streaming import AnyRateEnhancer
 
     torch.set_flush_denormal(True)  # 数字静音时不让非规格化数拖慢运算
-    enhancer = AnyRateEnhancer(step, source.samplerate, source.channels)
+    enhancer = AnyRateEnhancer(step, source.samplerate, source.channels, config)
     tally = Tally()
     layout = "增强 {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} 秒 [{elapsed}<{remaining}]"
     scale = 1 / source.samplerate  # 进度条按秒显示，按样点数，免得零头累加

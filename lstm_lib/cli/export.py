@@ -13,8 +13,10 @@ DESCRIPTION = """\
   bin   一个 .lstm（LSTM 的权重，格式见“权重”一章）；网络带线性层时再加一个 .head.bin：
         weight (257, 257) 按行、bias (257)，float32 小端，没有文件头
 
+上面写的是书中网络的尺寸；用 train 的 --hidden、--layers、--n-fft 训练的网络，按它自己的来。
+
 --out 的扩展名可以不写；缺的文件夹会建好，同名的文件会被盖掉，但别的 ncnn 模型的 .bin 不会。
-加 --streaming 时，onnx 与 ncnn 的状态 h、c 也是图的输入输出，一次一帧。"""
+加 --streaming 时，onnx 与 ncnn 的状态 h、c 也是图的输入输出，一次一帧；有几层，状态就有几行。"""
 
 EPILOG = """\
 例子：

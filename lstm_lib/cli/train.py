@@ -12,7 +12,7 @@ DESCRIPTION = """\
 训练书中的语音增强网络。
 
 不给数据时，在内置语料上按书中的配方训练（几分钟；书里已经训练过就直接取来），存成一个 safetensors 权重文件。
-这时只认 --steps（总步数）、--batch、--lr、--clip、--seed、--document 与 --out。
+这时只认 --steps（总步数）、--batch、--lr、--clip、--seed、--out，与下面“网络”一组。
 给了数据，就在自己的数据上训练：文件夹递归地找，跟随符号链接；wav、flac、ogg，任意采样率、任意声道数；
 什么也不整个装进内存，随机片段由工作进程从磁盘上现读现混。
 训练与验证按说话人、按噪声文件划分。
@@ -25,6 +25,7 @@ EPILOG = """\
   python -m lstm_lib train --speech 语音文件夹 --noise 噪声文件夹 --out 训练结果
   python -m lstm_lib train --data VoiceBank根目录 --out 训练结果
   python -m lstm_lib train --data data_aishell musan --epochs 50 --workers 8
+  python -m lstm_lib train --data data_aishell musan --layers 2 --hidden 128 --n-fft 320 --hop 160
   torchrun --nproc-per-node=4 -m lstm_lib train --data datasets_fullband --batch 64
 
 输出文件夹里有：best.safetensors（验证最好的网络，供 enhance、evaluate、export 用），last.pt、previous.pt
@@ -118,12 +119,25 @@ def add_parser(subparsers):
     )
     course.add_argument("--seed", metavar="整数", type=natural, default=0, help="随机种子（默认 0）")
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
-    course.add_argument("--document", action="store_true", help="训练 LSTM 直接接 Sigmoid 的原样网络")
     course.add_argument(
         "--restart",
         action="store_true",
         help="丢开输出文件夹里已有的检查点，从头训练；第一轮存下之前，旧的还在",
     )
+    network = parser.add_argument_group(
+        "网络", "不写就是书中的网络；写了什么，都随权重一起存下，别的命令自己会读"
+    )
+    network.add_argument(
+        "--hidden", metavar="个数", type=positive, help="每层的隐藏单元数（默认与频点一样多：257）"
+    )
+    network.add_argument("--layers", metavar="层数", type=positive, default=1, help="LSTM 的层数（默认 1）")
+    network.add_argument(
+        "--n-fft", metavar="样点", type=positive, default=512, help="STFT 的窗长，正偶数（默认 512）"
+    )
+    network.add_argument(
+        "--hop", metavar="样点", type=positive, help="STFT 的帧移，整除窗长、至多一半（默认一半）"
+    )
+    network.add_argument("--document", action="store_true", help="去掉线性层：LSTM 直接接 Sigmoid 的原样网络")
     machine = parser.add_argument_group("机器")
     machine.add_argument(
         "--device", metavar="设备", default="auto", help="auto（默认）、cpu、cuda、cuda:1、mps"
@@ -209,19 +223,30 @@ def run(args) -> int:
         if not -200 < low <= high < 200:
             raise UserError(f"{name} {low:g} {high:g}：要先低后高，且是合理的分贝数。")
     try:
-        return train_own(args) if own_data else train_builtin(args)
+        config = network_config(args)
+        return train_own(args, config) if own_data else train_builtin(args, config)
     except OSError as error:
         raise UserError(os_reason(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def train_builtin(args) -> int:
+def network_config(args):
+    """“网络”那一组选项 → 网络的配置；尺寸不合是 ``ValueError``。"""
+    from lstm_lib.enhance.config import NetworkConfig
+
+    sizes = {"num_layers": args.layers, "head": not args.document}
+    if args.hidden is not None:
+        sizes["hidden_size"] = args.hidden
+    return NetworkConfig.for_stft(args.n_fft, args.hop, **sizes)
+
+
+def train_builtin(args, config) -> int:
     """内置语料：什么都不改，就是书中用的那一份网络；改了配方就当场另训练一个。"""
     from dataclasses import replace
 
     from lstm_lib import corpus
-    from lstm_lib.enhance import audio, irm, recipe
+    from lstm_lib.enhance import irm, recipe
     from lstm_lib.enhance.trained import load_trained, training_history
 
     given = {name for name in vars(args) if getattr(args, name) != args.default_of(name)}
@@ -238,14 +263,12 @@ def train_builtin(args) -> int:
     if target.is_dir():
         raise UserError(f"--out {target} 是一个文件夹；内置语料训练的结果是一个文件，请换个名字。")
     check_writable("--out", target)
-    check_memory(args.batch, recipe.RECIPES[name].segment * audio.HOP_LENGTH)
+    plain = recipe.RECIPES[name]
     changes = {field: getattr(args, name) for name, field in RECIPE_FIELDS.items() if name in given}
-    if changes:
-        if changes.get("steps") == 20:  # OneCycleLR 的升温段恰好是一步时会除以零
-            print("恰好 20 步时学习率排不出来，改为 21 步。")
-            changes["steps"] = 21
-        recipe = replace(recipe.RECIPES[name], **changes)
-        network, history = recipe.train(corpus.training_data(), recipe)
+    wanted = replace(plain, network=config, **changes)
+    check_memory(args.batch, wanted.length)
+    if wanted != plain:
+        network, history = recipe.train(corpus.training_data(), wanted)
     else:
         network, history = load_trained(name), training_history(name)
     with writing("--out", target):
@@ -265,7 +288,7 @@ def check_memory(batch: int, length: int, per_sample: int = CPU_BYTES) -> None:
         )
 
 
-def train_own(args) -> int:
+def train_own(args, config) -> int:
     """自己的数据。"""
     from lstm_lib.training import devices, loop, sources
 
@@ -289,7 +312,7 @@ def train_own(args) -> int:
         snr_db=tuple(args.snr),
         level_db=tuple(args.level),
         valid_segments=args.valid_segments,
-        repaired=not args.document,
+        network=config,
         seed=args.seed,
         init=args.init,
     )

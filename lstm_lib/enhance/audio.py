@@ -1,8 +1,10 @@
 """声音的进出：读写声音文件、重采样、STFT。
 
 全书约定：16 kHz 单声道 float32；512 点 STFT、帧移 256、周期型平方根 Hann 窗，共 257 个频点。
+别的窗长与帧移也行，只要帧移整除窗长、不超过半个窗。
 """
 
+import functools
 import os
 from pathlib import Path
 
@@ -17,9 +19,6 @@ from lstm_lib.waves import SAMPLE_RATE, as_wave
 N_FFT = 512
 HOP_LENGTH = 256
 BINS = N_FFT // 2 + 1
-# 周期型 Hann 的平方根就是半个正弦；分析、合成各乘一次，相邻两帧的窗平方之和恒为 1
-_WINDOW = np.sin(np.pi * np.arange(N_FFT) / N_FFT)
-WINDOW = _WINDOW.astype(np.float32)
 
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
 
@@ -28,32 +27,75 @@ class AudioError(ValueError):
     """声音文件或声音数据有问题；消息说明是哪个文件、哪里不对、怎么办。"""
 
 
-def stft(wave: np.ndarray) -> np.ndarray:
-    """短时傅里叶变换：波形 (N,) → 复数谱 (T, 257)，T = ceil(N/256) + 1。
+def check_stft(n_fft: int, hop_length: int) -> None:
+    """窗长与帧移能不能精确还原；不能就报 ``ValueError``。"""
+    if n_fft < 2 or n_fft % 2:
+        raise ValueError(f"STFT 的窗长 n_fft 应是正偶数，得到 {n_fft}。")
+    if hop_length < 1 or n_fft % hop_length or 2 * hop_length > n_fft:
+        raise ValueError(
+            f"STFT 的帧移 hop_length 应整除窗长 {n_fft}、且不超过它的一半，得到 {hop_length}；"
+            f"例如 {n_fft // 2}。"
+        )
 
-    首尾各补零，第 t 帧覆盖样点 [256(t-1), 256(t+1))，因此每个样点都恰好落在两帧里。
-    float32 输入得 complex64，float64 输入得 complex128。
+
+@functools.cache
+def windows(n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> tuple[np.ndarray, np.ndarray]:
+    """分析窗与合成窗，各 (n_fft,) 的只读 float64。
+
+    周期型 Hann 的平方根就是半个正弦。每个样点落在 R = n_fft / hop_length 帧里，窗的平方加起来恒为 R/2
+    （R ≥ 2）；合成窗里除掉它，R = 2 时两个窗一样。
+    """
+    check_stft(n_fft, hop_length)
+    analysis = np.sin(np.pi * np.arange(n_fft) / n_fft)
+    synthesis = analysis * (2 * hop_length / n_fft)
+    analysis.flags.writeable = synthesis.flags.writeable = False
+    return analysis, synthesis
+
+
+WINDOW = windows()[0].astype(np.float32)
+
+
+def stft(wave: np.ndarray, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> np.ndarray:
+    """短时傅里叶变换：波形 (N,) → 复数谱 (T, n_fft/2+1)，T = ceil(N/帧移) + R - 1，R = n_fft / 帧移。
+
+    首尾各补 n_fft - 帧移 个零，每个样点都恰好落在 R 帧里。默认的 512/256 是 R = 2、257 个频点，
+    第 t 帧覆盖样点 [256(t-1), 256(t+1))。float32 输入得 complex64，float64 输入得 complex128。
     """
     wave = as_wave(wave)
-    frames = -(-len(wave) // HOP_LENGTH) + 1
-    padded = np.zeros((frames + 1) * HOP_LENGTH, dtype=wave.dtype)
-    padded[HOP_LENGTH : HOP_LENGTH + len(wave)] = wave
-    return np.fft.rfft(sliding_window_view(padded, N_FFT)[::HOP_LENGTH] * _WINDOW.astype(wave.dtype), axis=-1)
+    window, _ = windows(n_fft, hop_length)
+    hops, edge = -(-len(wave) // hop_length), n_fft - hop_length
+    padded = np.zeros(hops * hop_length + 2 * edge, dtype=wave.dtype)
+    padded[edge : edge + len(wave)] = wave
+    return np.fft.rfft(sliding_window_view(padded, n_fft)[::hop_length] * window.astype(wave.dtype), axis=-1)
 
 
-def istft(spectrum: np.ndarray, length: int) -> np.ndarray:
-    """逆变换：复数谱 (T, 257) → 波形 (length,)，加窗后重叠相加；与 :func:`stft` 精确互逆。"""
+def istft(spectrum: np.ndarray, length: int, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> np.ndarray:
+    """逆变换：复数谱 (T, n_fft/2+1) → 波形 (length,)，加窗后重叠相加；与 :func:`stft` 精确互逆。"""
     spectrum = np.asarray(spectrum)
-    if spectrum.ndim != 2 or spectrum.shape[1] != BINS:
-        raise ValueError(f"谱的形状应为 (T, {BINS})，实际是 {spectrum.shape}。")
-    if not 0 <= length <= (len(spectrum) - 1) * HOP_LENGTH:
-        raise ValueError(
-            f"{len(spectrum)} 帧最多还原 {(len(spectrum) - 1) * HOP_LENGTH} 个样点，要不出 {length} 个。"
-        )
-    frames = np.fft.irfft(spectrum, n=N_FFT, axis=-1)
-    frames *= _WINDOW.astype(frames.dtype)
-    # 每帧的后半与下一帧的前半相加；最前面的半帧在信号之外，不要
-    return (frames[:-1, HOP_LENGTH:] + frames[1:, :HOP_LENGTH]).reshape(-1)[:length]
+    _, window = windows(n_fft, hop_length)
+    if spectrum.ndim != 2 or spectrum.shape[1] != n_fft // 2 + 1:
+        raise ValueError(f"谱的形状应为 (T, {n_fft // 2 + 1})，实际是 {spectrum.shape}。")
+    overlap = n_fft // hop_length
+    hops = max(len(spectrum) - overlap + 1, 0)
+    if not 0 <= length <= hops * hop_length:
+        raise ValueError(f"{len(spectrum)} 帧最多还原 {hops * hop_length} 个样点，要不出 {length} 个。")
+    frames = np.fft.irfft(spectrum, n=n_fft, axis=-1)
+    frames *= window.astype(frames.dtype)
+    return overlap_add(frames, hop_length).reshape(-1)[:length]
+
+
+def overlap_add(frames, hop_length: int):
+    """重叠相加：加过窗的帧 (…, T, n_fft) → (…, T-R+1, 帧移)；NumPy 数组与 PyTorch 张量都行。
+
+    每段由 R 帧里错开的 R 块相加，先加早的帧；两头不足 R 帧的地方在信号之外，不要。
+    """
+    overlap = frames.shape[-1] // hop_length
+    hops = frames.shape[-2] - overlap + 1
+    total = frames[..., :hops, (overlap - 1) * hop_length :]
+    for late in range(1, overlap):
+        block = slice((overlap - 1 - late) * hop_length, (overlap - late) * hop_length)
+        total = total + frames[..., late : late + hops, block]
+    return total
 
 
 def open_audio(path) -> soundfile.SoundFile:

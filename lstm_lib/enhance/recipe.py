@@ -1,6 +1,8 @@
-"""训练配方与训练循环：随机取段、混合，一步一步走。"""
+"""训练配方与训练循环：随机取段、混合，一步一步走；学习率与一步的做法，自己的数据上也用这一份。"""
 
+import math
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,18 +11,19 @@ import torch
 from lstm_lib import corpus
 from lstm_lib.book.progress import bar
 from lstm_lib.enhance.audio import HOP_LENGTH
-from lstm_lib.enhance.irm import IRMNetwork, network_input
-from lstm_lib.enhance.loss import istft, si_sdr_loss, stft
+from lstm_lib.enhance.config import DOCUMENT, REPAIRED, NetworkConfig
+from lstm_lib.enhance.irm import IRMNetwork
+from lstm_lib.enhance.loss import network_loss
 
 
 @dataclass(frozen=True)
 class Recipe:
     """训练配方。"""
 
-    repaired: bool = True
+    network: NetworkConfig = REPAIRED
     steps: int = 3000
     batch: int = 16
-    segment: int = 63  # 每段的帧数，约一秒
+    segment: int = 63  # 每段的帧数，约一秒；帧移不是 256 的网络，取最接近的整数个帧移
     learning_rate: float = 4e-3
     clip: float = 1.0
     snr_db: tuple[float, float] = (-7.0, 13.0)
@@ -30,11 +33,18 @@ class Recipe:
     blend: float = 0.15  # 再叠上第二个噪声片段的概率
     seed: int = 0
 
+    @property
+    def length(self) -> int:
+        """每段的样点数：帧移的整数倍。"""
+        hop = self.network.hop_length
+        return max((self.segment - 1) * HOP_LENGTH // hop, 1) * hop
 
+
+NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)  # 不放大损失：只有 fp16 才要
 SHORT = Recipe(steps=600)  # 三个短训练只为比较：别的都一样，只差一处
 RECIPES = {
     "repaired": Recipe(),
-    "document": replace(SHORT, repaired=False),
+    "document": replace(SHORT, network=DOCUMENT),
     "short": SHORT,
     "narrow": replace(SHORT, families=0.0),
 }
@@ -45,7 +55,7 @@ class Batches:
 
     def __init__(self, data: corpus.TrainingData, recipe: Recipe):
         self.recipe = recipe
-        self.length = (recipe.segment - 1) * HOP_LENGTH
+        self.length = recipe.length
         self.speech, self.noise = data.speech, data.noise
         named = [index for index, kind in enumerate(data.kinds) if kind not in corpus.noises.FAMILIES]
         family = [index for index, kind in enumerate(data.kinds) if kind in corpus.noises.FAMILIES]
@@ -95,40 +105,72 @@ def train(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            return run(data, recipe, progress, title)
+            return train_loop(data, recipe, progress, title)
     finally:
         torch.set_num_threads(threads)
 
 
-def run(data, recipe, progress, title):
-    network = IRMNetwork(repaired=recipe.repaired)
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.learning_rate, total_steps=recipe.steps, pct_start=0.05
-    )
+def train_loop(data, recipe, progress, title):
+    """训练循环：取一批，定学习率，走一步；每 25 步记一次平均的损失。"""
+    network = IRMNetwork(recipe.network)
+    optimizer = torch.optim.Adam(network.parameters())
     batches = Batches(data, recipe)
     started, losses, recent = time.perf_counter(), [], []
     with bar(recipe.steps, title, show=progress) as shown:
-        for step in range(1, recipe.steps + 1):
+        for step in range(recipe.steps):
             clean, noisy = batches()
-            spectrum = stft(noisy)
-            mask = network(network_input(spectrum.abs()))
-            loss = si_sdr_loss(clean, istft(mask * spectrum))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
-            optimizer.step()
-            schedule.step()
+            set_rate(optimizer, *one_cycle(step, recipe.steps, recipe.learning_rate))
+            loss = training_step(network, optimizer, clean, noisy, recipe.network, recipe.clip)
             recent.append(loss.item())
-            if step % 25 == 0 or step == recipe.steps:
-                losses.append((step, float(np.mean(recent))))
+            if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
+                losses.append((step + 1, float(np.mean(recent))))
                 recent.clear()
                 shown.note(f"损失 {losses[-1][1]:.2f} dB")
             shown.update()
     seconds = time.perf_counter() - started
-    return network.eval(), {
-        "losses": losses,
-        "seconds": seconds,
-        "steps": recipe.steps,
-        "batch": recipe.batch,
-    }
+    history = {"losses": losses, "seconds": seconds}
+    return network.eval(), history | {"steps": recipe.steps, "batch": recipe.batch}
+
+
+def training_step(
+    model, optimizer, clean, noisy, config, clip, autocast=nullcontext, scaler=NO_SCALING
+) -> torch.Tensor:
+    """走一步：前向、损失、反向、梯度裁剪、更新；返回这一批的损失。
+
+    ``clean``、``noisy`` 是 (B, N)。``autocast`` 与 ``scaler`` 是混合精度用的，默认都不起作用。
+    """
+    loss = network_loss(model, clean, noisy, config, autocast)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    scaler.unscale_(optimizer)  # 裁剪看的是没有放大过的梯度
+    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach()
+
+
+def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
+    """一共 ``steps`` 步，第 ``step`` 步（从 0 数起）的学习率与 Adam 的 β₁。
+
+    前 5% 的步数，学习率按余弦从 ``peak`` / 25 升到 ``peak``，此后按余弦降到 ``peak`` / 250000；β₁ 反过来，
+    从 0.95 降到 0.85 再升回去（Smith 与 Topin，2017）。与 torch 的 ``OneCycleLR(pct_start=0.05)``
+    逐比特相同，但只看步数：断点续训不必另存什么。升温段恰好是一步（20 步）时，torch 会除以零，这里直接取最高。
+    """
+    low, least = peak / 25, peak / 25 / 1e4
+    top, last = 0.05 * steps - 1, steps - 1
+    if step <= top:
+        part = step / top if top else 1.0
+        return cosine(low, peak, part), cosine(0.95, 0.85, part)
+    part = (step - top) / (last - top)
+    return cosine(peak, least, part), cosine(0.85, 0.95, part)
+
+
+def cosine(start: float, end: float, part: float) -> float:
+    """从 ``start`` 到 ``end``，走了 ``part``（0 到 1）时的值：半个余弦。"""
+    return end + (start - end) / 2.0 * (math.cos(math.pi * part) + 1)
+
+
+def set_rate(optimizer, learning_rate: float, beta1: float) -> None:
+    """换上这一步的学习率与 β₁。"""
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"] = learning_rate, (beta1, group["betas"][1])

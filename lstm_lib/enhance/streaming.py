@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import soxr
 
-from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, WINDOW
+from lstm_lib.enhance.audio import N_FFT, windows
+from lstm_lib.enhance.config import REPAIRED, NetworkConfig
 from lstm_lib.waves import SAMPLE_RATE, as_wave
 
-# 掩蔽函数：(幅度谱一帧 (256,)、状态) → (掩蔽 (257,)、新状态)。状态是什么由引擎自己定，None 表示从头开始
+# 掩蔽函数：(幅度谱一帧 (input_size,)、状态) → (掩蔽 (频点数,)、新状态)。状态是什么由引擎自己定，None 表示从头开始
 MaskStep = Callable[[np.ndarray, object], tuple[np.ndarray, object]]
 
 
@@ -20,43 +21,52 @@ class StreamingEnhancer:
     """一路单声道 16 kHz 音频的流式增强器。
 
     ``step`` 是掩蔽函数，由 :func:`lstm_lib.engines.mask_step` 得到，也可以自己写；函数本身不存状态，
-    因此几路音频可以合用一个 ``step``，每路一个 ``StreamingEnhancer``。
+    因此几路音频可以合用一个 ``step``，每路一个 ``StreamingEnhancer``。``config`` 定 STFT 与输入的宽，
+    默认是书中的网络；别的网络给它的 ``network.config``。
 
-    延迟：第 k 段（256 个样点）要等第 k+1 段到齐才能算完，算法延迟 :attr:`latency` = 512 个样点，即 32 ms。
+    延迟：一段（一个帧移）要等盖住它的最后一帧到齐才能算完，算法延迟 :attr:`latency` 等于窗长：
+    默认 512 个样点，即 32 ms。
     """
 
     latency = N_FFT
 
-    def __init__(self, step: MaskStep):
-        self.step = step
+    def __init__(self, step: MaskStep, config: NetworkConfig = REPAIRED):
+        self.step, self.config = step, config
+        self.latency, self._hop = config.n_fft, config.hop_length
+        self._analysis, self._synthesis = (
+            window.astype(np.float32) for window in windows(config.n_fft, config.hop_length)
+        )
+        self._first_bin = config.bins - config.input_size  # 1：网络不看直流
+        self._early = config.n_fft // config.hop_length - 1  # 头几帧只有一部分在信号里
         self.reset()
 
     def reset(self) -> None:
         """忘掉一切，准备处理下一段音频。"""
         self._state = None
-        self._window = np.zeros(N_FFT, np.float32)  # 最近的 512 个输入样点
-        self._tail = np.zeros(HOP_LENGTH, np.float32)  # 上一帧的后半，等着与下一帧的前半相加
+        self._window = np.zeros(self.config.n_fft, np.float32)  # 最近的 n_fft 个输入样点
+        self._tail = np.zeros(self.config.n_fft - self._hop, np.float32)  # 以前各帧的后半，等着与下一帧相加
         self._pending = np.zeros(0, np.float32)  # 不足一个帧移的零头
         self._hops = 0
         self._received = 0
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """送进一块波形 (N,)，N 任意（可为 0）；返回此刻已经算完的波形 (M,)，M 是 256 的整数倍，可为 0。
+        """送进一块波形 (N,)，N 任意（可为 0）；返回此刻已经算完的波形 (M,)，M 是帧移的整数倍，可为 0。
 
         块里有 NaN 或无穷大时报 ``ValueError``，且状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN。
         """
         block = as_wave(block, "block").astype(np.float32, copy=False)
         self._received += len(block)
         samples = np.concatenate([self._pending, block])
-        whole = len(samples) // HOP_LENGTH * HOP_LENGTH
+        whole = len(samples) // self._hop * self._hop
         self._pending = samples[whole:].copy()  # 不 copy 会一直牵住整块
         return self._advance(samples[:whole])
 
     def flush(self) -> np.ndarray:
         """音频结束：补零把余下的样点挤出来，然后 :meth:`reset`。进多少样点，一共就出多少样点。"""
-        tail = np.zeros(HOP_LENGTH if len(self._pending) == 0 else 2 * HOP_LENGTH, np.float32)
+        hops = self._early + (len(self._pending) > 0)
+        tail = np.zeros(hops * self._hop, np.float32)
         tail[: len(self._pending)] = self._pending
-        emitted = max(self._hops - 1, 0) * HOP_LENGTH
+        emitted = max(self._hops - self._early, 0) * self._hop
         output = self._advance(tail)[: self._received - emitted]
         self.reset()
         return output
@@ -67,35 +77,43 @@ class StreamingEnhancer:
         return np.concatenate([self.process(wave), self.flush()])
 
     def _advance(self, samples: np.ndarray) -> np.ndarray:
-        """送进整数个帧移，逐帧处理；第一帧吐出的半帧在信号之外，丢掉。"""
+        """送进整数个帧移，逐帧处理；头几帧吐出的部分在信号之外，丢掉。"""
         output = np.empty_like(samples)
-        for start in range(0, len(samples), HOP_LENGTH):
-            hop = slice(start, start + HOP_LENGTH)
+        for start in range(0, len(samples), self._hop):
+            hop = slice(start, start + self._hop)
             output[hop] = self._one_hop(samples[hop])
-        skipped = HOP_LENGTH if self._hops == 0 and len(samples) else 0
-        self._hops += len(samples) // HOP_LENGTH
+        hops = len(samples) // self._hop
+        skipped = min(max(self._early - self._hops, 0), hops) * self._hop
+        self._hops += hops
         return output[skipped:]
 
     def _one_hop(self, samples: np.ndarray) -> np.ndarray:
         """一个帧移的全部工作：分析 → 掩蔽 → 合成 → 重叠相加。"""
-        self._window[:HOP_LENGTH] = self._window[HOP_LENGTH:]
-        self._window[HOP_LENGTH:] = samples
-        spectrum = np.fft.rfft(self._window * WINDOW)
-        mask, self._state = self.step(np.abs(spectrum[1:]), self._state)  # 网络不看直流
-        frame = np.fft.irfft(spectrum * mask, n=N_FFT) * WINDOW
-        output = self._tail + frame[:HOP_LENGTH]
-        self._tail = frame[HOP_LENGTH:]
-        return output
+        hop = self._hop
+        self._window[:-hop] = self._window[hop:]
+        self._window[-hop:] = samples
+        spectrum = np.fft.rfft(self._window * self._analysis)
+        mask, self._state = self.step(np.abs(spectrum[self._first_bin :]), self._state)
+        if mask.shape != spectrum.shape:
+            raise ValueError(
+                f"掩蔽函数给出的形状是 {mask.shape}，{self.config.n_fft} 点 STFT 的频点是 {spectrum.shape}；"
+                "请把网络的配置传进来：StreamingEnhancer(step, network.config)。"
+            )
+        frame = np.fft.irfft(spectrum * mask, n=self.config.n_fft) * self._synthesis
+        frame[:-hop] = self._tail + frame[:-hop]
+        self._tail = frame[hop:]
+        return frame[:hop]
 
 
 class AnyRateEnhancer:
     """任意采样率、任意声道数的流式增强器：重采样到 16 kHz → 每个声道各自增强 → 重采样回去。
 
-    ``sample_rate`` 的单位是 Hz；每个声道有自己的状态，权重共用。高于 8 kHz 的成分网络看不见，输出里也就没有。
+    ``sample_rate`` 的单位是 Hz；``config`` 同 :class:`StreamingEnhancer`；每个声道有自己的状态，权重共用。
+    高于 8 kHz 的成分网络看不见，输出里也就没有。
     """
 
-    def __init__(self, step: MaskStep, sample_rate: float, channels: int):
-        self._enhancers = [StreamingEnhancer(step) for _ in range(channels)]
+    def __init__(self, step: MaskStep, sample_rate: float, channels: int, config: NetworkConfig = REPAIRED):
+        self._enhancers = [StreamingEnhancer(step, config) for _ in range(channels)]
         rates = (sample_rate, SAMPLE_RATE)
         same = sample_rate == SAMPLE_RATE
         self._down = None if same else soxr.ResampleStream(*rates, channels, dtype="float32")

@@ -1,11 +1,12 @@
 """检查点：原子写入，保留上一个，载入时验明完好；任何时候断电或 kill -9，总有一个能用。
 
-``last.pt`` 是接着训练用的（网络、优化器、轮次、历次结果），``previous.pt`` 是它的前一个；
-``best.safetensors`` 是验证最好的网络，只有权重，供 evaluate、export、enhance 使用。
+``last.pt`` 是接着训练用的（网络与它的配置、优化器、轮次、历次结果），``previous.pt`` 是它的前一个；
+``best.safetensors`` 是验证最好的网络，只有权重与配置，供 evaluate、export、enhance 使用。
 """
 
 import hashlib
 import io
+import json
 import os
 import pickle
 from pathlib import Path
@@ -131,13 +132,21 @@ def load_network(path) -> irm.IRMNetwork:
         path = candidates[0]
     if path.suffix != ".pt":
         return irm.load(path)
-    state = load(path)
-    network = irm.IRMNetwork(repaired=state["settings"]["repaired"])
+    return network_of(load(path), path)
+
+
+def network_of(state: dict, path) -> irm.IRMNetwork:
+    """检查点 ``state`` 里的网络（推理模式）；配置写坏了或与权重对不上：:class:`CheckpointError`，指明 ``path``。
+
+    配置是 ``state["config"]``（JSON）；从前的检查点没有它，只在参数里记着 ``repaired``。
+    """
     try:
-        network.load_state_dict(state["network"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} 里的权重与本书的网络对不上：{error}") from error
-    return network.eval()
+        old = json.dumps(state["settings"].get("repaired"))
+        return irm.rebuild(state.get("config"), old, state["network"], path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} 里缺了网络的权重或训练的参数，不能用。") from error
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def digest(value) -> str:

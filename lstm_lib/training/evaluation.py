@@ -89,13 +89,14 @@ def score_pair(pair: Pair, model, measures):
 
 
 def score(clean, noisy, network, measures) -> dict:
-    """一对波形的得分。"""
-    ideal = irm.ideal_ratio_mask(audio.stft(clean), audio.stft(noisy - clean))
+    """一对波形的得分；理想掩蔽用网络自己的 STFT，经典方法用书中的。"""
+    size = network.config.n_fft, network.config.hop_length
+    ideal = irm.ideal_ratio_mask(audio.stft(clean, *size), audio.stft(noisy - clean, *size))
     estimates = {
         NOISY: noisy,
         **{name: method(noisy) for name, method in classical.METHODS.items()},
         NETWORK: irm.enhance(network, noisy),
-        IDEAL: irm.apply_mask(ideal, noisy),
+        IDEAL: irm.apply_mask(ideal, noisy, *size),
     }
     measure = {"si_sdr": si_sdr, "stoi": stoi, "pesq": pesq}
     return {name: {m: measure[m](clean, estimate) for m in measures} for name, estimate in estimates.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lstm_lib.enhance.irm import BINS, HIDDEN_SIZE, INPUT_SIZE, IRMNetwork
+from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.files import REASONS, atomic_path
 from lstm_lib.lstm import LSTM
 
@@ -72,12 +72,13 @@ def _check_targets(targets, to: str) -> None:
 
 def verify(network, runner, streaming: bool, tolerance: float) -> float:
     """同样的输入给 torch 与导出的模型，返回掩蔽（与末状态）的最大差；超过 ``tolerance`` 抛错。"""
-    rng = np.random.default_rng(0)
+    rng, config = np.random.default_rng(0), network.config
     worst = 0.0
     for frames in (1,) if streaming else LENGTHS:
-        x = np.abs(rng.normal(size=(frames, INPUT_SIZE))).astype(np.float32)
-        state = [rng.uniform(-0.5, 0.5, (1, HIDDEN_SIZE)).astype(np.float32) for _ in range(2)]
-        given = tuple(torch.from_numpy(s)[None] for s in state) if streaming else None
+        x = np.abs(rng.normal(size=(frames, config.input_size))).astype(np.float32)
+        shape = (config.num_layers, config.hidden_size)
+        state = [rng.uniform(-0.5, 0.5, shape).astype(np.float32) for _ in range(2)]
+        given = tuple(torch.from_numpy(s)[:, None] for s in state) if streaming else None
         with torch.inference_mode():
             mask, (h, c) = network.forward_with_state(torch.from_numpy(x)[None], given)
         wanted = [mask, h, c] if streaming else [mask]
@@ -94,13 +95,18 @@ def verify(network, runner, streaming: bool, tolerance: float) -> float:
     return worst
 
 
+def _examples(config):
+    """导出用的示例：几帧输入 (1, T, input_size)，与状态 (层数, 1, hidden_size)。"""
+    x = torch.zeros(1, LENGTHS[1], config.input_size)
+    return x, torch.zeros(config.num_layers, 1, config.hidden_size)
+
+
 def _write_onnx(network, folder, streaming, fp16):
     from lstm_lib.formats import onnx_graph
 
     path, raw = folder / "model.onnx", folder / "raw.onnx"
-    x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
+    x, state = _examples(network.config)
     if streaming:
-        state = torch.zeros(1, 1, HIDDEN_SIZE)
         onnx_graph.export(
             onnx_graph.with_state(network), (x[:, :1], state, state.clone()), raw,
             input_names=("x", "h", "c"), output_names=("mask", "h_next", "c_next"),
@@ -111,7 +117,7 @@ def _write_onnx(network, folder, streaming, fp16):
     onnx_graph.simplify(raw, path)
 
     def runner(x, *state):
-        arrays = onnx_graph.run(path, x[None], *(s[None] for s in state))
+        arrays = onnx_graph.run(path, x[None], *(s[:, None] for s in state))
         return arrays if streaming else arrays[0]
 
     return [path], runner
@@ -121,8 +127,7 @@ def _write_ncnn(network, folder, streaming, fp16):
     from lstm_lib.formats import ncnn_run, onnx_graph
 
     # 直接转 torch 模块：经过 batch_first 的 ONNX 会多出一个 Reshape，把示例的帧数写死在图里
-    x = torch.zeros(1, LENGTHS[1], INPUT_SIZE)
-    state = torch.zeros(1, 1, HIDDEN_SIZE)
+    x, state = _examples(network.config)
     module, inputs = (
         (onnx_graph.with_state(network), (x[:, :1], state, state.clone())) if streaming else (network, (x,))
     )
@@ -133,17 +138,17 @@ def _write_ncnn(network, folder, streaming, fp16):
 
 def _write_bin(network, folder, streaming, fp16):
     LSTM.from_torch(network.mask).save(folder / "model.lstm")
-    made, repaired = [folder / "model.lstm"], network.repaired
-    if repaired:
+    made, config = [folder / "model.lstm"], network.config
+    if config.head:
         made.append(folder / "model.head.bin")
         head = [network.head.weight.detach().numpy(), network.head.bias.detach().numpy()]
         made[1].write_bytes(b"".join(array.astype("<f4").tobytes() for array in head))
 
     def runner(x):
         hidden = LSTM.load(made[0])(x[None])[0][0]
-        if repaired:
-            flat = np.fromfile(made[1], "<f4")
-            weight, bias = flat[: BINS * HIDDEN_SIZE].reshape(BINS, HIDDEN_SIZE), flat[BINS * HIDDEN_SIZE :]
+        if config.head:
+            weight, bias = np.split(np.fromfile(made[1], "<f4"), [config.bins * config.hidden_size])
+            weight = weight.reshape(config.bins, config.hidden_size)
             hidden = hidden @ weight.T + bias
         return 1 / (1 + np.exp(-hidden))
 

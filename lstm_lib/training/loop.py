@@ -1,13 +1,12 @@
 """训练循环：一轮又一轮，记录、验证、存检查点；断了用同样的参数再来，就从断处接着走。
 
-网络、STFT 与损失和书中内置语料的训练是同一份代码（``irm``、``irm_training``）。
+网络、损失、一步的做法与学习率的走法，和书中内置语料的训练是同一份代码（:mod:`lstm_lib.enhance.recipe`）。
 """
 
 import contextlib
 import math
 import os
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -16,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from lstm_lib.enhance.irm import IRMNetwork, network_input
-from lstm_lib.enhance.loss import istft, si_sdr_loss, stft
+from lstm_lib.enhance.irm import IRMNetwork
+from lstm_lib.enhance.loss import network_loss, si_sdr_loss
+from lstm_lib.enhance.recipe import one_cycle, set_rate, training_step
 from lstm_lib.files import os_reason
 from lstm_lib.training import checkpoint, sources
 from lstm_lib.training.dataset import Segments, ShardedBatches, collate
@@ -146,8 +146,8 @@ class _Run:
         mine = Subset(valid, range(world.rank, settings.valid_segments, world.size))
         self.valid_loader = self._loader(mine, min(workers, 2), batch_size=settings.batch)
         torch.manual_seed(settings.seed)
-        self.network = IRMNetwork(repaired=settings.repaired).to(device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        self.network = IRMNetwork(settings.network).to(device)
+        self.optimizer = torch.optim.Adam(self.network.parameters())
         self.model = self.network
         self.failures = {}
         self.again = "用同样的命令"
@@ -188,24 +188,28 @@ class _Run:
 
     def _start_from(self, path):
         given = checkpoint.load_network(path)
-        if given.repaired != self.network.repaired:
+        if given.config != self.network.config:
             raise TrainingError(
-                f"--init {path} 与要训练的不是同一种网络（一个带线性层，一个不带）；看 --document。"
+                f"--init {path} 与要训练的不是同一种网络：它是 {given.config}；要训练的是 {self.network.config}。"
+                "看 --hidden、--layers、--n-fft、--hop 与 --document。"
             )
         self.network.load_state_dict(given.state_dict())
 
     def _resume(self, state, fingerprint):
-        changed = self.settings.changes_from(state["settings"])
+        given = checkpoint.network_of(state, self.out / checkpoint.LAST)
+        changed = self.settings.changes_from(state["settings"], given.config)
         if changed:
             raise TrainingError(
                 f"{self.out} 里是用另一组参数训练到第 {state['epoch']} 轮的：{'；'.join(changed)}。"
                 "请改回原来的参数，或换一个 --out，或加 --restart 丢开它从头训练。"
             )
-        self.network.load_state_dict(state["network"])
+        self.network.load_state_dict(given.state_dict())
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         if state["epoch"] < self.settings.epochs:
             self.say(f"接着训练：第 {state['epoch']} 轮已完成，从第 {state['epoch'] + 1} 轮继续。")
+        if "config" not in state:
+            self.say("注意：检查点是旧版程序存的，学习率的走法从前不同，结果会与一气呵成的训练有出入。")
         if fingerprint != state["fingerprint"]:
             self.say("注意：数据与上次不同（文件增减或变了），结果会与一气呵成的训练有出入。")
 
@@ -237,7 +241,7 @@ class _Run:
                 "train_loss": loss,
                 "valid_si_sdr": score,
                 "noisy_si_sdr": state["noisy"],
-                "learning_rate": settings.learning_rate_at((epoch + 1) * settings.steps - 1),
+                "learning_rate": self._rate((epoch + 1) * settings.steps - 1)[0],
                 "seconds": round(time.perf_counter() - started, 3),
             }
             self._save(state, row)
@@ -245,7 +249,7 @@ class _Run:
 
     def train_epoch(self, epoch: int) -> float:
         """一轮训练，返回各步全局批次损失的平均。"""
-        self.batches.epoch = epoch
+        settings, self.batches.epoch = self.settings, epoch
         self.model.train()
         # 在设备上累加，免得每步都等显卡；CPU 上用 float64，苹果显卡没有 float64
         total = torch.zeros(
@@ -255,32 +259,21 @@ class _Run:
             self.loader, desc=f"第 {epoch + 1} 轮", unit="步", leave=False, mininterval=0.5,
             disable=None if self.world.is_writer else True,
         )  # fmt: skip
-        for step, (noisy, clean, failed, problem) in enumerate(bar, epoch * self.settings.steps):
+        for step, (noisy, clean, failed, problem) in enumerate(bar, epoch * settings.steps):
             self._count(failed, problem)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate_at(step)
-            loss = self._loss(self.model, noisy, clean)
-            self._update(loss)
-            total += loss.detach()
+            set_rate(self.optimizer, *self._rate(step))
+            clean, noisy = clean.to(self.device), noisy.to(self.device)
+            loss = training_step(
+                self.model, self.optimizer, clean, noisy, settings.network, settings.clip,
+                self.precision.autocast, self.precision.scaler,
+            )  # fmt: skip
+            total += loss
             if step % 10 == 0:
                 bar.set_postfix_str(f"损失 {loss.item():.2f} dB")
-        return float(self.world.total(total)) / self.settings.steps / self.world.size
+        return float(self.world.total(total)) / settings.steps / self.world.size
 
-    def _loss(self, model, noisy, clean):
-        noisy, clean = noisy.to(self.device), clean.to(self.device)
-        spectrum = stft(noisy)
-        with self.precision.autocast():
-            mask = model(network_input(spectrum.abs()))
-        return si_sdr_loss(clean, istft(mask.float() * spectrum))
-
-    def _update(self, loss):
-        scaler = self.precision.scaler
-        self.optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss).backward()
-        scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
-        scaler.step(self.optimizer)
-        scaler.update()
+    def _rate(self, step):
+        return one_cycle(step, self.settings.total_steps, self.settings.learning_rate)
 
     @torch.no_grad()
     def validate(self, network) -> float:
@@ -293,7 +286,8 @@ class _Run:
             if network is None:
                 loss = si_sdr_loss(clean, noisy)
             else:
-                loss = self._loss(network, noisy, clean)
+                clean, noisy = clean.to(self.device), noisy.to(self.device)
+                loss = network_loss(network, clean, noisy, network.config, self.precision.autocast)
             total += torch.tensor([-loss.item() * len(noisy), len(noisy)], dtype=torch.float64)
         # gloo 什么都能加，nccl 只加显卡上的
         score, count = self.world.total(
@@ -341,7 +335,8 @@ class _Run:
             epoch=row["epoch"],
             history=[*state["history"], row],
             best=row["valid_si_sdr"] if is_best else state["best"],
-            settings=asdict(self.settings),
+            settings=self.settings.plain(),
+            config=self.settings.network.to_json(),
             network={k: v.detach().cpu() for k, v in self.network.state_dict().items()},
             optimizer=self.optimizer.state_dict(),
             scaler=self.precision.scaler.state_dict(),

@@ -1,9 +1,8 @@
-"""一次训练的全部参数：取值、学习率的走法，以及与上一次的参数有哪些不同。"""
+"""一次训练的全部参数：取值，以及与上一次的参数有哪些不同。"""
 
-import math
 from dataclasses import asdict, dataclass
 
-from lstm_lib.enhance.audio import HOP_LENGTH
+from lstm_lib.enhance.config import REPAIRED, NetworkConfig
 from lstm_lib.waves import SAMPLE_RATE
 
 
@@ -20,22 +19,19 @@ class Settings:
     snr_db: tuple = (-8.0, 15.0)
     level_db: tuple = (-40.0, -15.0)
     valid_segments: int = 128
-    repaired: bool = True
+    network: NetworkConfig = REPAIRED
     seed: int = 0
     init: str = ""  # 从哪个网络的权重起步；空着是随机起步
 
     @property
     def length(self) -> int:
         """每段的样点数：帧移的整数倍。"""
-        return max(2, round(self.seconds * SAMPLE_RATE / HOP_LENGTH)) * HOP_LENGTH
+        hop = self.network.hop_length
+        return max(2, round(self.seconds * SAMPLE_RATE / hop)) * hop
 
-    def learning_rate_at(self, step: int) -> float:
-        """先用 5% 的步数线性升到最高，再按余弦降到近零；只看步数，所以断点续训不必另存。"""
-        total = self.epochs * self.steps
-        warm = max(1, total // 20)
-        if step < warm:
-            return self.learning_rate * (step + 1) / warm
-        return self.learning_rate * (0.5 + 0.5 * math.cos(math.pi * (step - warm) / max(1, total - warm)))
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps
 
     def settle_steps(self, seconds: float, previous: dict | None) -> None:
         """没有指定每轮步数时：平均每秒声音用到一次，至少 10 步，至多 1000 步；接着训练则沿用原来的。
@@ -46,12 +42,17 @@ class Settings:
             automatic = int(min(max(seconds / (self.batch * self.seconds), 10), 1000))
             self.steps = previous["steps"] if previous else automatic
 
-    def changes_from(self, previous: dict) -> list[str]:
-        """与检查点里的参数逐项比较，返回不同的各项，每项一句话。"""
+    def plain(self) -> dict:
+        """存进检查点的各项；网络的配置另存，不在其中。"""
+        return {name: value for name, value in asdict(self).items() if name != "network"}
+
+    def changes_from(self, previous: dict, network: NetworkConfig) -> list[str]:
+        """与检查点里的参数、网络的配置逐项比较，返回不同的各项，每项一句话。"""
+        now, before = asdict(self.network) | self.plain(), asdict(network) | previous
         return [
-            f"{OPTIONS[name]} 原来是 {previous.get(name)}，现在是 {value}"
-            for name, value in asdict(self).items()
-            if _plain(previous.get(name)) != _plain(value)
+            f"{option} 原来是 {_plain(before.get(name))}，现在是 {_plain(now[name])}"
+            for name, option in OPTIONS.items()
+            if _plain(before.get(name)) != _plain(now[name])
         ]
 
 
@@ -65,11 +66,19 @@ OPTIONS = {
     "snr_db": "--snr",
     "level_db": "--level",
     "valid_segments": "--valid-segments",
-    "repaired": "--document",
+    "n_fft": "--n-fft",
+    "hop_length": "--hop",
+    "input_size": "网络的输入",
+    "hidden_size": "--hidden",
+    "num_layers": "--layers",
+    "head": "线性层（--document 去掉它）",
     "seed": "--seed",
     "init": "--init",
 }
 
 
 def _plain(value):
+    """比较与显示用：元组与列表不分，真假说成有无。"""
+    if isinstance(value, bool):
+        return "有" if value else "没有"
     return list(value) if isinstance(value, tuple) else value
