@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from book_estimate import announce, spoken
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import create_nb_reader
@@ -90,8 +91,10 @@ def run_all(app, env, docnames):
     notebooks = read_notebooks(app, env, docnames)
     if not notebooks:
         return
-    train(notebooks)
     cache, workers = get_cache(app.config.nb_execution_cache_path), min(MOST, os.cpu_count() or 1)
+    announce(notebooks, workers, LOGGER.info)
+    train(notebooks)
+    started = time.perf_counter()
     order = sorted(notebooks, key=lambda path: -amount(notebooks[path]), reverse=alone())
     with ThreadPoolExecutor(workers) as pool:
         timeout = app.config.nb_execution_timeout
@@ -106,7 +109,10 @@ def run_all(app, env, docnames):
             data = {"execution_seconds": seconds}
             bundle = CacheBundleIn(notebooks[path], path, data=data)
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            LOGGER.info("执行了 %s，%.1f 秒（%d/%d）", Path(path).name, seconds, done, len(running))
+            pace = (time.perf_counter() - started) / done
+            left = f"，余下的约 {spoken(pace * (len(running) - done))}" if done < len(running) else ""
+            name = Path(path).name
+            LOGGER.info("执行了 %s，%.1f 秒（%d/%d%s）", name, seconds, done, len(running), left)
 
 
 def setup(app):
