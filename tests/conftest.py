@@ -17,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
 
+sys.modules.setdefault("rfc3987_syntax", None)  # nbformat 经 jsonschema 载入它，编三十几份文法，每个进程一秒
+
 # ---- 几个进程、什么次序 ----
 
 MEMORY = 1.5  # 一个进程（torch 加浏览器）最多约占的 GB
@@ -42,6 +44,56 @@ NEEDS = {  # 公用的东西 → 标记
     "trained": "data",
 }
 MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一就不是 quick
+# 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
+# 名字写错了 test_repo.py 会说
+SLOW = {
+    "test_native.py": {
+        "test_neon_under_qemu": 70,  # 交叉编译一份 C 库；zig 的缓存里有了就只要一秒
+        "test_address_and_undefined_sanitizers": 28,
+        "test_ziglang_alone_is_enough": 11,
+        "test_a_broken_library_in_the_cache_is_compiled_again": 1,
+    },
+    "test_training.py": {
+        "test_killed_run_goes_on_to_the_same_result": 13,
+        "test_two_processes_see_the_loss_of_one": 11,
+        "test_output_that_is_not_shared_stops_every_process": 4,
+        "test_workers_do_not_change_the_result": 4,
+        "test_training_lowers_the_loss": 3,
+        "test_too_many_bad_files_stop_the_command": 2,
+        "test_builtin_corpus_gives_a_network_for_enhance": 3,
+    },
+    "test_irm.py": {"test_training_is_deterministic_and_learns": 3},
+    "test_cli_enhance.py": {
+        "test_memory_does_not_grow_with_length": 7,
+        "test_full_disk_is_reported_and_cleaned_up": 3,
+        "test_interrupted_run_leaves_nothing_behind": 3,
+        "test_rate_that_ogg_cannot_hold": 2,
+    },
+    "test_evaluate_export.py": {
+        "test_processes_do_not_change_the_scores": 4,
+        "test_bin_and_ncnn_share_a_folder": 2,
+        "test_exports_agree_with_torch": 2,
+        "test_streaming_export_carries_the_state": 1,
+    },
+    "test_onnx_graph.py": {
+        "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,
+        "test_operator_counts_equal_the_file": 5,
+        "test_every_export_reads_back_the_same_weights": 5,
+    },
+    "test_doctor.py": {
+        "test_this_machine_is_fine": 2,
+        "test_unwritable_cache_fails": 2,
+        "test_any_output_encoding": 2,
+        "test_reader_that_leaves_early": 2,
+    },
+    "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
+    "test_repo.py": {
+        "test_tool_help_is_chinese_and_does_nothing": 2,
+        "test_workflows_pass_actionlint": 2,
+    },
+}
+# 要语料或训练好的网络，却没有写成公用的东西的
+DATA = {"test_corpus.py": ("test_scenes", "test_training_data"), "test_training.py": ("test_builtin_corpus",)}
 # 用同一份贵重东西的测试放在同一个进程里；别的测试谁闲着谁做
 GROUPS = ("soups", "unbroken", "netron")
 
@@ -52,6 +104,11 @@ def pytest_collection_modifyitems(items):
         for fixture, marker in NEEDS.items():
             if fixture in item.fixturenames:
                 item.add_marker(marker)
+        name = item.originalname or item.name
+        if name in SLOW.get(item.path.name, {}):
+            item.add_marker(pytest.mark.slow(seconds=SLOW[item.path.name][name]))
+        if name.startswith(DATA.get(item.path.name, ()) or "?"):
+            item.add_marker("data")
         if not any(item.get_closest_marker(marker) for marker in MARKERS):
             item.add_marker("quick")
         for group in GROUPS:
@@ -66,8 +123,8 @@ def cost(item) -> int:
     """大约几秒：``slow`` 标记可以写明，别的凭标记估。"""
     slow = item.get_closest_marker("slow")
     if slow is not None:
-        return slow.kwargs.get("seconds", 2)
-    guesses = {"notebooks": 10, "build": 10, "browser": 2, "data": 2, "book": 1}
+        return slow.kwargs["seconds"]
+    guesses = {"notebooks": 10, "build": 20, "browser": 2, "data": 3, "book": 1}
     return max((seconds for name, seconds in guesses.items() if item.get_closest_marker(name)), default=0)
 
 
