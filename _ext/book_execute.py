@@ -6,10 +6,12 @@ MyST-NB 自己一个接一个地执行；jupyter-cache 的并行执行器不按�
 
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from book_estimate import announce, spoken
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
 from myst_nb.core.read import create_nb_reader
@@ -55,13 +57,21 @@ def amount(notebook) -> int:
 def execute(path, notebook, timeout) -> float:
     """在文稿所在的目录里执行，输出写进 ``notebook``，返回秒数；单元格出错抛 ``CellExecutionError``。"""
     started = time.perf_counter()
-    resources = {"metadata": {"path": str(Path(path).parent)}}
     quiet = ["--log-level=ERROR"]  # 内核在本机，不必用英文提醒“TCP 未加密”
-    client = NotebookClient(
-        notebook, timeout=timeout, resources=resources, record_timing=False, extra_arguments=quiet
-    )
-    client.execute()
+    with tempfile.TemporaryDirectory() as empty:
+        resources = {"metadata": {"path": empty if alone() else str(Path(path).parent)}}
+        client = NotebookClient(
+            notebook, timeout=timeout, resources=resources, record_timing=False, extra_arguments=quiet
+        )
+        client.execute()
+        if left := os.listdir(empty):
+            raise ExtensionError(f"{path} 在当前目录留下了文件：{left}")
     return time.perf_counter() - started
+
+
+def alone() -> bool:
+    """各章在空目录里、按相反的次序执行：持续集成的第二次建书用它证明每一章都能单独运行。"""
+    return os.environ.get("BOOK_ALONE") == "1"
 
 
 def train(notebooks):
@@ -81,9 +91,11 @@ def run_all(app, env, docnames):
     notebooks = read_notebooks(app, env, docnames)
     if not notebooks:
         return
-    train(notebooks)
     cache, workers = get_cache(app.config.nb_execution_cache_path), min(MOST, os.cpu_count() or 1)
-    order = sorted(notebooks, key=lambda path: -amount(notebooks[path]))
+    announce(notebooks, workers, LOGGER.info)
+    train(notebooks)
+    started = time.perf_counter()
+    order = sorted(notebooks, key=lambda path: -amount(notebooks[path]), reverse=alone())
     with ThreadPoolExecutor(workers) as pool:
         timeout = app.config.nb_execution_timeout
         running = {pool.submit(execute, path, notebooks[path], timeout): path for path in order}
@@ -97,7 +109,10 @@ def run_all(app, env, docnames):
             data = {"execution_seconds": seconds}
             bundle = CacheBundleIn(notebooks[path], path, data=data)
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            LOGGER.info("执行了 %s，%.1f 秒（%d/%d）", Path(path).name, seconds, done, len(running))
+            pace = (time.perf_counter() - started) / done
+            left = f"，余下的约 {spoken(pace * (len(running) - done))}" if done < len(running) else ""
+            name = Path(path).name
+            LOGGER.info("执行了 %s，%.1f 秒（%d/%d%s）", name, seconds, done, len(running), left)
 
 
 def setup(app):

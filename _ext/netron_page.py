@@ -5,7 +5,7 @@
 改不动（例如 Netron 换了写法）就报错，不会悄悄带着联网代码上线。
 """
 
-import functools
+import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -14,7 +14,10 @@ import re
 import tempfile
 from pathlib import Path
 
-from lstm_lib.files import atomic_path
+from book_key import library_key
+from filelock import FileLock
+
+from lstm_lib.files import atomic_path, cache_dir
 
 # 打开 .onnx 与 ncnn 的 .param 要用到的文件；其余一百多个是别的格式，不带
 FILES = (
@@ -136,11 +139,27 @@ def _write(path, content):
 
 
 def write_models(folder) -> list[Path]:
-    """做出 ``MODELS`` 里的模型文件：结构与书中网络相同，大张量不带数值。"""
-    return [_write(Path(folder) / name, content) for name, content in _models().items()]
+    """做出 ``MODELS`` 里的模型文件：结构与书中网络相同，大张量不带数值。
+
+    导出、化简、转换要好几秒，所以做好的一份留在缓存里；程序、依赖的版本一变就另做。
+    """
+    kept = cache_dir() / f"netron-{_models_key()}"
+    with FileLock(kept.with_suffix(".lock")):
+        if not all((kept / name).is_file() for name in MODELS):
+            for name, content in _models().items():
+                _write(kept / name, content)
+    return [_write(Path(folder) / name, (kept / name).read_bytes()) for name in MODELS]
 
 
-@functools.cache
+def _models_key() -> str:
+    """模型由什么决定：导出与转换的代码、网络的定义、各转换器的版本。"""
+    root = Path(__file__).resolve().parent.parent
+    code = library_key(root, ("lstm_lib/formats", "lstm_lib/enhance", "_ext/netron_page.py"))
+    makers = ("torch", "onnx", "onnxscript", "onnxsim", "onnxslim", "pnnx", "ncnn", "numpy")
+    versions = "".join(f"{name} {importlib.metadata.version(name)};" for name in makers)
+    return hashlib.sha256(f"{code} {versions}".encode()).hexdigest()[:16]
+
+
 def _models():
     import torch
 

@@ -1,18 +1,134 @@
-"""各测试共用：建好的网站、浏览器；持续集成里不许有名单之外的跳过。"""
+"""各测试共用：分几个进程跑、每个测试要什么、建好的网站、浏览器；持续集成里不许有名单之外的跳过。"""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 AXE = ROOT / "tools" / "node_modules" / "axe-core" / "axe.min.js"
-JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # 用当前这个解释器里的
 sys.path.insert(0, str(ROOT / "_ext"))
 sys.path.insert(0, str(ROOT / "tools"))
+
+# 几个进程各占一个核：数值库若再各开几个线程，只会互相等着空转（要在载入 torch 之前设）
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
+sys.modules.setdefault("rfc3987_syntax", None)  # nbformat 经 jsonschema 载入它，编三十几份文法，每个进程一秒
+
+# ---- 几个进程、什么次序 ----
+
+MEMORY = 1.5  # 一个进程（torch 加浏览器）最多约占的 GB
+
+
+def pytest_xdist_auto_num_workers(config):
+    """``-n auto`` 的进程数：一核一个，内存不够就少开；只点名几个测试时不值得另起进程。"""
+    from lstm_lib.cli.doctor import physical_memory
+
+    if config.args and all("::" in argument for argument in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = physical_memory()
+    return max(1, min(cores, 16, int(memory / MEMORY) if memory else cores))
+
+
+# ---- 每个测试要什么：不用逐个标，看它用了哪些公用的东西 ----
+
+NEEDS = {  # 公用的东西 → 标记
+    "chromium": "browser",
+    "book_site": "book",
+    "tiny_book": "build",
+    "trained": "data",
+}
+MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一就不是 quick
+# 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
+# 名字写错了 test_repo.py 会说
+SLOW = {
+    "test_native.py": {
+        "test_neon_under_qemu": 70,  # 交叉编译一份 C 库；zig 的缓存里有了就只要一秒
+        "test_address_and_undefined_sanitizers": 28,
+        "test_ziglang_alone_is_enough": 11,
+        "test_a_broken_library_in_the_cache_is_compiled_again": 1,
+    },
+    "test_training.py": {
+        "test_killed_run_goes_on_to_the_same_result": 13,
+        "test_two_processes_see_the_loss_of_one": 11,
+        "test_output_that_is_not_shared_stops_every_process": 4,
+        "test_workers_do_not_change_the_result": 4,
+        "test_training_lowers_the_loss": 3,
+        "test_too_many_bad_files_stop_the_command": 2,
+        "test_builtin_corpus_gives_a_network_for_enhance": 3,
+    },
+    "test_irm.py": {"test_training_is_deterministic_and_learns": 3},
+    "test_cli_enhance.py": {
+        "test_memory_does_not_grow_with_length": 7,
+        "test_full_disk_is_reported_and_cleaned_up": 3,
+        "test_interrupted_run_leaves_nothing_behind": 3,
+        "test_rate_that_ogg_cannot_hold": 2,
+    },
+    "test_evaluate_export.py": {
+        "test_processes_do_not_change_the_scores": 4,
+        "test_bin_and_ncnn_share_a_folder": 2,
+        "test_exports_agree_with_torch": 2,
+        "test_streaming_export_carries_the_state": 1,
+    },
+    "test_onnx_graph.py": {
+        "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,
+        "test_operator_counts_equal_the_file": 5,
+        "test_every_export_reads_back_the_same_weights": 5,
+    },
+    "test_doctor.py": {
+        "test_this_machine_is_fine": 2,
+        "test_unwritable_cache_fails": 2,
+        "test_any_output_encoding": 2,
+        "test_reader_that_leaves_early": 2,
+    },
+    "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
+    "test_repo.py": {
+        "test_tool_help_is_chinese_and_does_nothing": 2,
+        "test_workflows_pass_actionlint": 2,
+    },
+}
+# 要语料或训练好的网络，却没有写成公用的东西的
+DATA = {"test_corpus.py": ("test_scenes", "test_training_data"), "test_training.py": ("test_builtin_corpus",)}
+# 用同一份贵重东西的测试放在同一个进程里；别的测试谁闲着谁做
+GROUPS = ("soups", "unbroken", "netron")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for fixture, marker in NEEDS.items():
+            if fixture in item.fixturenames:
+                item.add_marker(marker)
+        name = item.originalname or item.name
+        if name in SLOW.get(item.path.name, {}):
+            item.add_marker(pytest.mark.slow(seconds=SLOW[item.path.name][name]))
+        if name.startswith(DATA.get(item.path.name, ()) or "?"):
+            item.add_marker("data")
+        if not any(item.get_closest_marker(marker) for marker in MARKERS):
+            item.add_marker("quick")
+        for group in GROUPS:
+            if group in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(group))
+                break
+    # 最慢的先开工，免得最后只剩一个进程在忙；持续的时间差不多的保持原来的次序
+    items.sort(key=lambda item: -cost(item))
+
+
+def cost(item) -> int:
+    """大约几秒：``slow`` 标记可以写明，别的凭标记估。"""
+    slow = item.get_closest_marker("slow")
+    if slow is not None:
+        return slow.kwargs["seconds"]
+    guesses = {"notebooks": 10, "build": 20, "browser": 2, "data": 3, "book": 1}
+    return max((seconds for name, seconds in guesses.items() if item.get_closest_marker(name)), default=0)
+
+
+# ---- 公用的东西 ----
 
 
 def need_axe():
@@ -22,8 +138,8 @@ def need_axe():
 
 
 @pytest.fixture(scope="session")
-def book_site(tmp_path_factory) -> Path:
-    """建好的网站。眼下的 ``_build/html`` 若正是这份文稿建的就用它，否则现建一份（含训练，要几分钟）。"""
+def book_site() -> Path:
+    """建好的网站：``_build/html``，或环境变量 ``BOOK_SITE`` 指的那一份；没有或已经过时就跳过。"""
     from book_key import KEY_FILE, content_key
 
     given = Path(os.environ.get("BOOK_SITE") or ROOT / "_build" / "html")
@@ -31,17 +147,8 @@ def book_site(tmp_path_factory) -> Path:
     if key.is_file() and key.read_text(encoding="utf-8") == content_key(ROOT):
         return given.resolve()
     assert "BOOK_SITE" not in os.environ, f"{given} 不是眼下这份文稿建成的：先重新建书，或去掉 BOOK_SITE"
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # 几个进程合用一份
-    out = shared / "site"
-    with FileLock(shared / "site.lock"):
-        if not (out / "_build" / "html" / KEY_FILE).is_file():
-            command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(ROOT), "--path-output", str(out)]
-            done = subprocess.run(
-                [*command, "-W", "-n", "--keep-going"], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, f"建书失败：\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
-    return out / "_build" / "html"
+    state = "不是眼下这份文稿建成的" if given.is_dir() else "还没有"
+    pytest.skip(f"建好的书{state}：先运行 jupyter-book build .，成书才查得了")
 
 
 @pytest.fixture(scope="session")
@@ -74,10 +181,7 @@ def browser(chromium):
         instance.close()
 
 
-def pytest_collection_modifyitems(items):
-    """最慢的文件先开工：分进程跑时（-n 2 --dist loadfile），免得最后只剩一个进程在忙。"""
-    slow = ("test_site_browser.py", "test_training.py", "test_notebooks.py")
-    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+# ---- 跳过 ----
 
 
 def allowed_skips() -> list[str]:

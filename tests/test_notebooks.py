@@ -1,8 +1,10 @@
 """笔记本：写法的规矩，以及每一章从别的目录、打乱的顺序单独运行都能跑通。"""
 
 import ast
+import os
 import re
 import statistics
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -126,25 +128,42 @@ def test_setup_cell_is_uniform(path):
     assert "remove-cell" in cells[0].metadata.tags
 
 
-@pytest.mark.parametrize("path", list(reversed(NOTEBOOKS)), ids=list(reversed(IDS)))
-def test_runs_alone_from_any_directory(path, tmp_path, book_site):
-    """单独、在空目录里、按相反的顺序运行；输出与建书时的相同。"""
-    notebook = load(path)
+def needs_data(notebook) -> bool:
+    """要不要内置语料或训练好的网络。"""
+    text = "\n".join(cell.source for cell in code_cells(notebook, with_hidden=True))
+    return bool(re.search(r"load_trained|training_history|import .*\bcorpus\b|lstm_lib\.corpus", text))
+
+
+def execute(notebook, folder):
+    """单独、在空目录里运行。"""
     client = NotebookClient(
-        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+        notebook, timeout=900, kernel_name="python3", resources={"metadata": {"path": folder}}
     )
     client.execute()
+    left = [p.name for p in folder.iterdir()]
+    assert not left, f"在当前目录留下了文件：{left}"
+    return notebook
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("path", list(reversed(NOTEBOOKS)), ids=list(reversed(IDS)))
+def test_runs_alone_from_any_directory(path, tmp_path, request):
+    """单独、在空目录里、按相反的次序运行；输出与建书时的相同。
+
+    ``BOOK_SECOND`` 给出 ``BOOK_ALONE=1`` 建的第二本书：那里已经这样执行过，不必再来一遍。
+    """
+    second = os.environ.get("BOOK_SECOND")
+    book_site = request.getfixturevalue("book_site") if second or needs_data(load(path)) else None
+    if second:
+        notebook = load(Path(second) / "jupyter_execute" / "chapters" / path.name)
+    else:
+        notebook = execute(load(path), tmp_path)
     noise = [o.text for c in code_cells(notebook, True) for o in c.outputs if o.get("name") == "stderr"]
     assert not noise, f"写到了标准错误：{noise[:2]}"
-    left = [p.name for p in tmp_path.iterdir()]
-    assert not left, f"在当前目录留下了文件：{left}"
-    executed = book_site.parent / "jupyter_execute" / "chapters" / path.name
-    if executed.is_file():
-        built = load(executed)
-        for cell in (
-            *code_cells(built, True),
-            *code_cells(notebook, True),
-        ):  # 打印的字何时送到要看时机，这里只比图表
+    if book_site is not None:
+        built = load(book_site.parent / "jupyter_execute" / "chapters" / path.name)
+        for cell in (*code_cells(built, True), *code_cells(notebook, True)):
+            # 打印的字何时送到要看时机，这里只比图表
             cell.outputs = [o for o in cell.outputs if o.output_type != "stream"]
         differences = compare(built, notebook)
         assert not differences, "与建书时的输出不同：\n" + "\n".join(differences)

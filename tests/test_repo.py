@@ -1,15 +1,18 @@
 """仓库的规矩：两条命令、许可、依赖清单、锁文件、工作流、检查脚本。"""
 
+import io
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import DATA, ROOT, SLOW
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -85,6 +88,23 @@ def run_tool(copy, name, *arguments, **environment):
     )
 
 
+def run_inside(copy, name, *arguments):
+    """同 ``run_tool``，但不另起进程：拒绝一个参数、打印帮助，等不着每次重新载入那些包。"""
+    out, err, path = io.StringIO(), io.StringIO(), sys.path[:]
+    script = str(copy / "tools" / name)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(copy)
+        patch.setattr(sys, "argv", [script, *arguments])
+        try:
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as leaving:
+            code = leaving.code or 0
+        finally:
+            sys.path[:] = path
+    return subprocess.CompletedProcess(sys.argv, code, out.getvalue(), err.getvalue())
+
+
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -92,7 +112,7 @@ def contents(folder):
 @pytest.mark.parametrize("name", TOOLS)
 def test_tool_help_is_chinese_and_does_nothing(copy, name):
     before = contents(copy)
-    done = run_tool(copy, name, "--help")
+    done = run_inside(copy, name, "--help")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"用法：python tools/{name} "), done.stdout[:300]
     assert "usage" not in done.stdout.lower() and "退出" in done.stdout
@@ -103,7 +123,7 @@ def test_tool_help_is_chinese_and_does_nothing(copy, name):
 @pytest.mark.parametrize("name", [name for name in TOOLS if name != "quick_build.py"])
 def test_tool_refuses_unknown_options(copy, name):
     before = contents(copy)
-    done = run_tool(copy, name, "--没有这个选项")
+    done = run_inside(copy, name, "--没有这个选项")
     assert done.returncode == 2 and "错误：" in done.stderr and "Traceback" not in done.stderr
     assert contents(copy) == before, f"{name} 遇到不认识的选项还动了文件"
 
@@ -114,7 +134,7 @@ def test_tool_refuses_unknown_options(copy, name):
 )
 def test_setup_cells_refuse_a_bad_address(copy, address):
     before = contents(copy)
-    done = run_tool(copy, "colab_cells.py", address)
+    done = run_inside(copy, "colab_cells.py", address)
     assert done.returncode == 2 and "错误：" in done.stderr and "Traceback" not in done.stderr
     assert contents(copy) == before, f"不是网址的 {address!r} 被写进了笔记本"
 
@@ -289,14 +309,9 @@ def test_committed_files_are_clean():
 
 
 def test_notebooks_carry_no_outputs():
-    for path in (ROOT / "chapters").glob("*.ipynb"):
-        done = subprocess.run(
-            [sys.executable, "-m", "nbstripout", "--verify", str(path)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{path.name} 带着输出：{done.stdout[:300]}"
+    command = [sys.executable, "-m", "nbstripout", "--verify", *sorted((ROOT / "chapters").glob("*.ipynb"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"有笔记本带着输出：{done.stdout[:600]}"
 
 
 def test_ruff_is_content():
@@ -367,3 +382,13 @@ def test_bibliography_entries_are_used_and_complete():
     }
     assert cited <= set(keys), f"引用了没有的文献：{cited - set(keys)}"
     assert set(keys) <= cited, f"没有被引用的文献：{set(keys) - cited}"
+
+
+def test_slow_tests_are_named_right():
+    """conftest.py 里登记的慢测试都还在；快测试因此不会悄悄变慢，慢的也排在前面。"""
+    wrong = []
+    for table in (SLOW, DATA):
+        for file, names in table.items():
+            text = read(f"tests/{file}")
+            wrong += [f"{file}::{name}" for name in names if f"def {name}" not in text]
+    assert not wrong, f"tests/conftest.py 登记了没有的测试：{wrong}"

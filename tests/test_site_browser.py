@@ -19,34 +19,54 @@ SCROLL_THROUGH = """async () => {
 MATH_READY = "async () => { if (window.MathJax?.startup?.promise) await window.MathJax.startup.promise; }"
 
 
-def open_context(browser, base, width=1440, theme="light"):
-    """一个只许访问本站的浏览器环境；把出站请求、失败与控制台错误都记下来。"""
-    context = browser.new_context(viewport={"width": width, "height": 900}, locale="zh-CN")
-    context.add_init_script(
-        "if (location.protocol.startsWith('http')) {"  # 空白页不许存东西
-        f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}'); }}"
-    )
-    problems = []
+@pytest.fixture(scope="session")
+def contexts(browser):
+    """``contexts(宽, 主题)``：每种读者一个浏览器环境，各测试合用，公式脚本之类只载入一次。"""
+    opened = {}
 
-    def guard(route):
-        url = route.request.url
-        if url.startswith(base) or url.startswith(("data:", "blob:")):
-            route.continue_()
-        else:
-            problems.append(f"出站请求 {url}")
-            route.abort()
+    def get(width, theme):
+        if (width, theme) not in opened:
+            context = browser.new_context(viewport={"width": width, "height": 900}, locale="zh-CN")
+            context.add_init_script(
+                "if (location.protocol.startsWith('http')) {"  # 空白页不许存东西
+                f"localStorage.setItem('mode', '{theme}'); localStorage.setItem('theme', '{theme}'); }}"
+            )
+            opened[width, theme] = context
+        return opened[width, theme]
 
-    context.route("**/*", guard)
-    context.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
-    context.on("console", lambda m: problems.append(f"控制台：{m.text}") if m.type == "error" else None)
-    context.on("weberror", lambda e: problems.append(f"脚本错误：{e.error}"))
-    return context, problems
+    yield get
+    for context in opened.values():
+        context.close()
+
+
+@pytest.fixture
+def visit(contexts, site_url):
+    """``visit(宽, 主题)`` 给出一页与它的毛病：只许访问本站，出站请求、失败与控制台错误都记下来。"""
+    pages = []
+
+    def open_page(width=1440, theme="light"):
+        page, problems = contexts(width, theme).new_page(), []
+        pages.append(page)
+
+        def watch(request):
+            if not request.url.startswith((site_url, "data:", "blob:", "about:")):
+                problems.append(f"出站请求 {request.url}")
+
+        page.on("request", watch)  # 拦截会关掉浏览器的缓存，每页都重取公式脚本；外站本就解析不到
+        page.on("response", lambda r: problems.append(f"{r.status} {r.url}") if r.status >= 400 else None)
+        page.on("console", lambda m: problems.append(f"控制台：{m.text}") if m.type == "error" else None)
+        page.on("pageerror", lambda error: problems.append(f"脚本错误：{error}"))
+        return page, problems
+
+    yield open_page
+    for page in pages:
+        page.close()
 
 
 @pytest.mark.parametrize("name", [*PAGES, "search", "genindex"])
-def test_page_is_whole(browser, site_url, name):
-    context, problems = open_context(browser, site_url)
-    page = context.new_page()
+def test_page_is_whole(visit, site_url, name):
+    """图、公式、播放器都好，没有排不出来的标记，不向外站取东西。"""
+    page, problems = visit()
     page.goto(f"{site_url}{name}.html", wait_until="load")
     page.evaluate(MATH_READY)
     page.evaluate(SCROLL_THROUGH)
@@ -75,15 +95,6 @@ def test_page_is_whole(browser, site_url, name):
     )
     raw = re.findall(r"\\begin\{|\\frac|\\sigma|\$\$|\\\(|\{cite\}|\{glue:|\{ref\}|:::|```", text)
     assert not raw, f"{name} 有没排出来的标记：{raw[:5]}"
-    assert not problems, f"{name}：{problems}"
-    context.close()
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_every_player_plays(browser, site_url, name):
-    context, problems = open_context(browser, site_url)
-    page = context.new_page()
-    page.goto(f"{site_url}{name}.html", wait_until="load")
     durations = page.evaluate(
         """() => Promise.all([...document.querySelectorAll("audio")].map(a => new Promise(done => {
              const finish = () => done([a.currentSrc.slice(-60), a.duration, a.error?.code ?? 0]);
@@ -96,14 +107,12 @@ def test_every_player_plays(browser, site_url, name):
             f"{name}：{source} 放不出来（时长 {seconds}，错误 {code}）"
         )
     assert not problems, f"{name}：{problems}"
-    context.close()
 
 
 @pytest.mark.parametrize("name", [n for n in PAGES if n.endswith(("onnx_export", "/ncnn"))])
-def test_netron_frames_open_in_the_page(browser, site_url, name):
+def test_netron_frames_open_in_the_page(visit, site_url, name):
     """点开每一个框，里面的 Netron 不联网就画出计算图；点开之前一个字节也不取。"""
-    context, problems = open_context(browser, site_url)
-    page = context.new_page()
+    page, problems = visit()
     asked = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"{site_url}{name}.html", wait_until="networkidle")
@@ -115,13 +124,11 @@ def test_netron_frames_open_in_the_page(browser, site_url, name):
         drawn = frames.nth(k).frame_locator("iframe").get_by_text("LSTM")
         drawn.first.wait_for(state="attached", timeout=60_000)
     assert not problems, f"{name}：{problems}"
-    context.close()
 
 
 @pytest.mark.parametrize("width", [390, 1440])
-def test_no_page_is_wider_than_the_window(browser, site_url, width):
-    context, _ = open_context(browser, site_url, width)
-    page = context.new_page()
+def test_no_page_is_wider_than_the_window(visit, site_url, width):
+    page, _ = visit(width)
     wide = {}
     for name in [*PAGES, "search"]:
         page.goto(f"{site_url}{name}.html", wait_until="load")
@@ -138,14 +145,12 @@ def test_no_page_is_wider_than_the_window(browser, site_url, width):
                      return true; }).slice(0, 3).map(n => n.outerHTML.slice(0, 160))"""
             )
     assert not wide, f"{width} 像素宽时横向溢出：{wide}"
-    context.close()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_accessibility(browser, site_url, theme):
+def test_accessibility(visit, site_url, theme):
     need_axe()
-    context, _ = open_context(browser, site_url, theme=theme)
-    page = context.new_page()
+    page, _ = visit(theme=theme)
     found = {}
     for name in [*PAGES, "search"]:
         page.goto(f"{site_url}{name}.html", wait_until="load")
@@ -164,7 +169,6 @@ def test_accessibility(browser, site_url, theme):
     assert not found, (
         f"{theme} 主题下的无障碍问题：\n{json.dumps(found, ensure_ascii=False, indent=1)[:6000]}"
     )
-    context.close()
 
 
 def search(page, base, text):
@@ -200,12 +204,11 @@ def search_again(page, base, text):
     return results_of(page)
 
 
-def test_search_finds_every_glossary_term(browser, site_url, book_site):
+def test_search_finds_every_glossary_term(visit, site_url, book_site):
     source = (book_site / "_static" / "search_homes.js").read_text(encoding="utf-8")
     homes = json.loads(source[source.index("{") : source.rindex("}") + 1])
     assert len(homes) >= 40, f"术语表只有 {len(homes)} 个词带出处"
-    context, problems = open_context(browser, site_url)
-    page = context.new_page()
+    page, problems = visit()
     wrong = {}
     for term, home in homes.items():
         results = search_again(page, site_url, term)
@@ -213,19 +216,17 @@ def test_search_finds_every_glossary_term(browser, site_url, book_site):
             wrong[term] = (home, results[:3])
     assert not wrong, f"搜索结果的第一条不是讲这个词的那一章：{wrong}"
     assert not problems, problems
-    context.close()
 
 
 @pytest.mark.parametrize(
     "text",
     ["遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid", "SI-SDR"],
 )
-def test_search_finds_words_and_code(browser, site_url, text):
-    context, problems = open_context(browser, site_url)
-    results = search(context.new_page(), site_url, text)
+def test_search_finds_words_and_code(visit, site_url, text):
+    page, problems = visit()
+    results = search(page, site_url, text)
     assert any(name.startswith("chapters/") for name in results), f"搜不到 {text}"
     assert not problems, problems
-    context.close()
 
 
 @pytest.mark.parametrize(
@@ -241,17 +242,15 @@ def test_search_finds_words_and_code(browser, site_url, text):
         ("降噪", "chapters/irm_network"),
     ],
 )
-def test_search_understands_mixed_and_english_queries(browser, site_url, text, home):
-    context, problems = open_context(browser, site_url)
-    results = search(context.new_page(), site_url, text)
+def test_search_understands_mixed_and_english_queries(visit, site_url, text, home):
+    page, problems = visit()
+    results = search(page, site_url, text)
     assert results and results[0] == home, f"搜「{text}」，第一条是 {results[:3]}"
     assert not problems, problems
-    context.close()
 
 
-def test_search_hits_are_highlighted_and_scrolled_to(browser, site_url):
-    context, _ = open_context(browser, site_url)
-    page = context.new_page()
+def test_search_hits_are_highlighted_and_scrolled_to(visit, site_url):
+    page, _ = visit()
     search(page, site_url, "半衰期")
     excerpt = page.locator("ul.search p.context").first
     excerpt.wait_for()
@@ -261,15 +260,13 @@ def test_search_hits_are_highlighted_and_scrolled_to(browser, site_url):
     mark.wait_for()
     assert mark.inner_text() == "半衰期"
     expect(mark, "搜到的词不在屏幕里").to_be_in_viewport()
-    context.close()
 
 
-def test_search_finds_a_phrase_inside_a_sentence(browser, site_url, book_site):
+def test_search_finds_a_phrase_inside_a_sentence(visit, site_url, book_site):
     """从每章正文里取一句的中间一段去搜，要能找到那一章。"""
     from bs4 import BeautifulSoup
 
-    context, _ = open_context(browser, site_url)
-    page = context.new_page()
+    page, _ = visit()
     lost = {}
     for name in (name for name in PAGES if name != "index"):
         soup = BeautifulSoup((book_site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
@@ -280,30 +277,25 @@ def test_search_finds_a_phrase_inside_a_sentence(browser, site_url, book_site):
         if name not in search(page, site_url, phrase):
             lost[name] = phrase
     assert not lost, f"搜不到句子中间的词组：{lost}"
-    context.close()
 
 
-def test_search_for_nonsense_finds_nothing(browser, site_url):
-    context, _ = open_context(browser, site_url)
-    assert search(context.new_page(), site_url, "鸑鷟鸂鶒") == [], "不存在的词也有结果，搜索没有真的在比对"
-    context.close()
+def test_search_for_nonsense_finds_nothing(visit, site_url):
+    page, _ = visit()
+    assert search(page, site_url, "鸑鷟鸂鶒") == [], "不存在的词也有结果，搜索没有真的在比对"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_theme_is_applied(browser, site_url, theme):
-    context, _ = open_context(browser, site_url, theme=theme)
-    page = context.new_page()
+def test_theme_is_applied(visit, site_url, theme):
+    page, _ = visit(theme=theme)
     page.goto(f"{site_url}index.html", wait_until="load")
     red, green, blue = page.evaluate(
         "() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
     )
     assert (red + green + blue > 600) == (theme == "light"), f"{theme} 主题的底色是 {red, green, blue}"
-    context.close()
 
 
-def test_folded_answers_open(browser, site_url):
-    context, _ = open_context(browser, site_url)
-    page = context.new_page()
+def test_folded_answers_open(visit, site_url):
+    page, _ = visit()
     opened = 0
     for name in PAGES:
         page.goto(f"{site_url}{name}.html", wait_until="load")
@@ -314,12 +306,10 @@ def test_folded_answers_open(browser, site_url):
             assert ("toggle-hidden" in (box.get_attribute("class") or "")) != hidden, f"{name} 的折叠框点不开"
             opened += 1
     assert opened > 0, "全书没有一个折叠的解答"
-    context.close()
 
 
-def test_phone_contents_close_when_a_section_is_chosen(browser, site_url):
-    context, problems = open_context(browser, site_url, width=390)
-    page = context.new_page()
+def test_phone_contents_close_when_a_section_is_chosen(visit, site_url):
+    page, problems = visit(width=390)
     page.goto(f"{site_url}chapters/gates.html", wait_until="load")
     page.locator(".sidebar-toggle.secondary-toggle").click()
     dialog = page.locator("#pst-secondary-sidebar-modal")
@@ -330,25 +320,21 @@ def test_phone_contents_close_when_a_section_is_chosen(browser, site_url):
     expect(dialog, "点了条目，本页目录还挡着").not_to_have_attribute("open", "")
     expect(page.locator(target).locator("h2, h3").first, "没有滚到那一节").to_be_in_viewport()
     assert not problems, problems
-    context.close()
 
 
-def test_hidden_side_of_a_wide_table_fades(browser, site_url):
+def test_hidden_side_of_a_wide_table_fades(visit, site_url):
     """手机上放不下的表：还有内容的那一边淡出，拖到头就换成另一边。"""
-    context, _ = open_context(browser, site_url, width=390)
-    page = context.new_page()
+    page, _ = visit(width=390)
     page.goto(f"{site_url}chapters/ncnn.html", wait_until="load")
     table = page.locator(".pst-scrollable-table-container[data-more]").first
     expect(table).to_have_attribute("data-more", "right")
     assert table.evaluate("e => getComputedStyle(e).maskImage") != "none", "没有淡出"
     table.evaluate("e => e.scrollTo(e.scrollWidth, 0)")
     expect(table).to_have_attribute("data-more", "left")
-    context.close()
 
 
-def test_only_one_player_sounds_at_a_time(browser, site_url):
-    context, _ = open_context(browser, site_url)
-    page = context.new_page()
+def test_only_one_player_sounds_at_a_time(visit, site_url):
+    page, _ = visit()
     page.goto(f"{site_url}index.html", wait_until="load")
     playing = page.evaluate(
         """async () => {
@@ -359,14 +345,12 @@ def test_only_one_player_sounds_at_a_time(browser, site_url):
              return [a.paused, b.paused]; }"""
     )
     assert playing == [True, False], "点了第二段，第一段还在放"
-    context.close()
 
 
-def test_copied_commands_are_whole(browser, site_url):
+def test_copied_commands_are_whole(visit, site_url):
     """一条命令分几行写，复制出来也是几行。"""
-    context, _ = open_context(browser, site_url)
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page = context.new_page()
+    page, _ = visit()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.goto(f"{site_url}chapters/own_data.html", wait_until="load")
     block = page.locator("div.highlight", has=page.locator("pre", has_text="--init")).first
     block.hover()
@@ -376,4 +360,3 @@ def test_copied_commands_are_whole(browser, site_url):
     shown = [line.strip() for line in block.locator("pre").inner_text().splitlines() if line.strip()]
     wanted = [line.removeprefix("$ ").strip() for line in shown]
     assert [line.strip() for line in copied.splitlines() if line.strip()] == wanted, copied
-    context.close()

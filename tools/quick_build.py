@@ -14,7 +14,16 @@ from pathlib import Path
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
-JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # 用当前这个解释器里的
+# 用当前这个解释器里的 jupyter-book，省下两处白费的功夫：jsonschema 一载入就为网址的写法编三十几份文法
+# （两秒多，校验配置用不上）；每取一次 pybtex 的插件，就把装了的包全扫一遍
+JUPYTER_BOOK = """
+import functools, sys
+sys.modules["rfc3987_syntax"] = None
+import pybtex.plugin
+pybtex.plugin.find_plugin = functools.cache(pybtex.plugin.find_plugin)
+from jupyter_book.cli.main import main
+main()
+"""
 
 
 def main() -> int:

@@ -25,6 +25,7 @@ BROWSER_ARGS = [
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # 断网：外站的名字解析不到
 ]
 
 
@@ -39,6 +40,12 @@ def require_site(folder: Path) -> None:
     """没有建好的网站就说清楚，以 1 退出。"""
     if not (folder / "index.html").is_file():
         raise SystemExit(f"错误：{folder} 里没有 index.html；先运行 jupyter-book build .")
+
+
+@functools.lru_cache(maxsize=512)
+def compress(path, modified) -> bytes:
+    """压缩好的一个文件；同一份脚本每页都要取，只压一次。"""
+    return gzip.compress(path.read_bytes(), 6, mtime=0)
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -69,7 +76,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             and "gzip" in self.headers.get("Accept-Encoding", "")
         )
         if packed:
-            part = gzip.compress(part, 6, mtime=0)
+            part = compress(path, path.stat().st_mtime_ns)
             self.send_response(status)
             self.send_header("Content-Encoding", "gzip")
         else:
@@ -77,6 +84,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{end}/{len(body)}")
         self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Cache-Control", "max-age=600")  # 每次起的端口不同，不会拿到旧的
         self.send_header("Content-Type", self.guess_type(str(path)))
         self.send_header("Content-Length", str(len(part)))
         self.end_headers()

@@ -4,9 +4,8 @@
 ``python -m lstm_lib.book.figures`` 重新生成 ``img/`` 里的全部示意图。
 """
 
-from lstm_lib.book.figures.charts import colormap, heatmap, label_lines, spectrogram, waveform
-from lstm_lib.book.figures.comparison import bars, parity_ladder, roofline
-from lstm_lib.book.figures.interactive import gate_explorer
+import importlib
+
 from lstm_lib.book.figures.palette import (
     BLUE,
     GATE_COLORS,
@@ -20,7 +19,6 @@ from lstm_lib.book.figures.palette import (
     PURPLE,
     RED,
 )
-from lstm_lib.book.figures.style import show, style_context, use_style
 from lstm_lib.lstm.layouts import GATE_NAMES
 
 __all__ = [
@@ -49,3 +47,18 @@ __all__ = [
     "use_style",
     "waveform",
 ]
+
+# 要 matplotlib 的函数用到才载入：建书时只取现成的 SVG，不必每次等它
+_HOMES = {
+    "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
+    "comparison": ("bars", "parity_ladder", "roofline"),
+    "interactive": ("gate_explorer",),
+    "style": ("show", "style_context", "use_style"),
+}
+
+
+def __getattr__(name):
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"{__name__} 里没有 {name}")

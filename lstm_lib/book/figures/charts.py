@@ -4,7 +4,6 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from scipy.signal import ShortTimeFFT
 
 from lstm_lib.book.figures import palette
 from lstm_lib.waves import SAMPLE_RATE
@@ -20,6 +19,8 @@ def colormap(name: str = "magma", levels: int = LEVELS) -> ListedColormap:
 
 def magnitude(wave) -> np.ndarray:
     """波形 (N,) → 画语谱图用的幅度谱 (T, 257)；分帧与加窗同 ``enhance.audio.stft``。"""
+    from scipy.signal import ShortTimeFFT  # 载入要近一秒，多数章不画语谱图
+
     window = np.sin(np.pi * np.arange(N_FFT) / N_FFT)
     transform = ShortTimeFFT(window, HOP_LENGTH, SAMPLE_RATE)
     return np.abs(transform.stft(wave, p0=0, p1=-(-len(wave) // HOP_LENGTH) + 1)).T

@@ -5,13 +5,12 @@ import hashlib
 import html
 import io
 import re
-
-import matplotlib as mpl
-import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from lstm_lib.book.figures.palette import COLOURS, standalone_style, svg_variables
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PHONE = 340  # 手机上正文的宽度（像素），不比它宽的图不必缩放
 MIN_SCALE = 0.7  # 手机上最多缩到这个比例，再窄就横向滚动：字不能小到读不清
@@ -19,10 +18,12 @@ MARK = 'data-figure="lstm"'  # 本书插图的记号
 _SEEN: dict[str, int] = {}
 
 
-def render(fig: Figure, alt: str) -> str:
+def render(fig: "Figure", alt: str) -> str:
     """把 ``fig`` 写成一段 SVG 文本（没有 XML 声明，根元素带 ``role="img"`` 与说明），同图同字节。"""
     if not alt.strip():
         raise ValueError("alt 不能是空的：读屏软件的使用者要靠它知道图里画了什么。")
+    import matplotlib as mpl  # 建书时的 _ext 只用下面整理文字的函数，不必等它
+
     buffer = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "lstm", "svg.fonttype": "path", "svg.image_inline": True}):
         fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
@@ -53,6 +54,9 @@ def _short(numbers: str) -> str:
 
 def _shrink_image(match: re.Match) -> str:
     """内嵌的 PNG 颜色不多时改存为调色板图，像素不变，字节减到几分之一。"""
+    import numpy as np
+    from PIL import Image
+
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(match[1]))).convert("RGBA"))
     image = Image.fromarray(pixels)
     colours, index = np.unique(pixels.reshape(-1, 4), axis=0, return_inverse=True)
