@@ -5,21 +5,25 @@
 - ``{chapter-times}``：各章读完与跑完各要多久，首页用。
 - ``{get-the-book}``：取得全书、装好、打开的命令，配了仓库地址时写明从哪里取。
 - 术语表（Sphinx 的 ``{glossary}``）：解释里的第一个章节链接就是讲这个词的那一章，交给搜索页排序用。
+
+执行状态取自 MyST-NB 收集的记录，表却自己排：它的 ``{nb-exec-table}`` 表头只有英文，链接上写的是文件名，没有合计。
 """
 
-import importlib.metadata
 import os
 import platform
 import re
 import time
 from pathlib import Path
 
+import cpuinfo
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from myst_nb.sphinx_ import NbMetadataCollector
 from sphinx.addnodes import pending_xref
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.nodes import make_refnode
+
+from lstm_lib.cli.doctor import installed_version, parse_requirements
 
 
 class placeholder(nodes.General, nodes.Element):
@@ -117,10 +121,14 @@ def purge(app, env, docname):
 
 def rewrite(app, env):
     """索引页依赖全书，每次都重写。"""
-    return sorted(getattr(env, "indexed_pages", set()))
+    pages = sorted(getattr(env, "indexed_pages", set()))
+    if pages:
+        cpu(env)  # 现在问，答案才随环境存盘
+    return pages
 
 
 def table(header, rows, classes=()):
+    """docutils 的表：格里有链接，怎样写成 HTML 由 Sphinx 管，所以不用 lstm_lib.book.tables。"""
     group = nodes.tgroup(cols=len(header))
     group += [nodes.colspec(colwidth=1) for _ in header]
     head, body = nodes.thead(), nodes.tbody()
@@ -135,30 +143,23 @@ def table(header, rows, classes=()):
     return nodes.table("", group, classes=list(classes))
 
 
-def processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        name = re.search(r"model name\s*:\s*(.+)", text)
-        return name.group(1).strip() if name else platform.processor() or platform.machine()
-    except OSError:
-        return platform.processor() or platform.machine()
+def cpu(env) -> dict:
+    """py-cpuinfo 说的处理器。问一次要一秒多，答案存在建书的环境里，换了机器再问。"""
+    machine = (platform.node(), platform.machine())
+    if getattr(env, "cpu", (None, None))[0] != machine:
+        env.cpu = (machine, cpuinfo.get_cpu_info())
+    return env.cpu[1]
 
 
-def vector_instructions() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
+def processor(info: dict) -> str:
+    return info.get("brand_raw") or platform.processor() or platform.machine()
+
+
+def vector_instructions(info: dict) -> str:
+    if "flags" not in info:
         return "未知"
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.M)
     known = ["sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "amx_int8", "neon", "asimd", "asimddp"]
-    have = set(flags.group(1).split()) if flags else set()
-    return "、".join(name for name in known if name in have) or "无"
-
-
-def requirement_names(root):
-    lines = (Path(root) / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    names = [re.match(r"[A-Za-z0-9_.-]+", line.strip()) for line in lines]
-    return [m.group(0) for m in names if m and not m.group(0).startswith("-")]
+    return "、".join(name for name in known if name in info["flags"]) or "无"
 
 
 class FillPlaceholders(SphinxPostTransform):
@@ -253,19 +254,16 @@ class FillPlaceholders(SphinxPostTransform):
     def fill_environment(self):
         rows = [
             ["操作系统", f"{platform.system()} {platform.machine()}"],
-            ["处理器", processor()],
+            ["处理器", processor(cpu(self.env))],
             [
                 "可用核数",
                 len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
             ],
-            ["向量指令", vector_instructions()],
+            ["向量指令", vector_instructions(cpu(self.env))],
             ["Python", platform.python_version()],
         ]
-        for name in requirement_names(self.app.srcdir):
-            try:
-                rows.append([name, importlib.metadata.version(name)])
-            except importlib.metadata.PackageNotFoundError:
-                rows.append([name, "未安装"])
+        for name, _ in parse_requirements(Path(self.app.srcdir) / "requirements.txt"):
+            rows.append([name, installed_version(name) or "未安装"])
         return [table(["项目", "版本"], rows, ["env-status"])]
 
 

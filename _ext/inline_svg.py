@@ -6,11 +6,8 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
-from sphinx.util import logging
 
 from lstm_lib.book.figures import svg
-
-logger = logging.getLogger(__name__)
 
 
 class InlineSvg(SphinxPostTransform):
@@ -38,10 +35,8 @@ class InlineSvg(SphinxPostTransform):
         page = hashlib.sha256(self.env.docname.encode()).hexdigest()[:4]
         alt = node.get("alt", "").strip()
         text = svg.inline(text, prefix=f"s{page}{count}-")
-        if alt:
+        if alt:  # 没有另给，就用图自己带的说明
             text = svg.relabel(text, alt)
-        else:
-            logger.warning("插图 %s 缺少说明文字（:alt:）", node["uri"], location=node)
         if width := node.get("width"):
             text = re.sub(r"max-width:[^;]+;", lambda _: f"max-width:{width};", text, count=1)
         html = f'<div class="fig-scroll">{text}</div>'

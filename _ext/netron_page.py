@@ -5,11 +5,11 @@
 改不动（例如 Netron 换了写法）就报错，不会悄悄带着联网代码上线。
 """
 
-import functools
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import re
 import tempfile
 from pathlib import Path
@@ -192,7 +192,7 @@ def _without_weights(path):
         *(a.t for n in model.graph.node for a in n.attribute if a.HasField("t")),
     ]
     for tensor in tensors:
-        if functools.reduce(lambda a, b: a * b, tensor.dims, 1) > _BIG:
+        if math.prod(tensor.dims) > _BIG:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
             tensor.ClearField("external_data")

@@ -1,25 +1,43 @@
-"""一条命令，一张表：各引擎跑同一个 LSTM(256, 257)，单线程，轮流计时。
+"""一条命令，一组表：各引擎跑同一个 LSTM(256, 257)，单线程，轮流计时。
 
-用法：``python -m bench.engines [--rounds 40] [--frames 1000]``。时间受同机其他程序影响，请在机器空闲时跑。
+用法：``python -m bench.engines [--rounds 40] [--frames 1000]``。“NumPy ÷ 它”是逐轮相除之后的中位数：同一轮里
+机器一样忙，所以比单独的微秒数可信；小于 1 表示 NumPy 更快。时间受同机其他程序影响，请在机器空闲时跑。
 """
 
 import argparse
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from lstm_lib import LSTM
 from lstm_lib.book.tables import Table
-from lstm_lib.engines import race
+from lstm_lib.engines import available, build, timing
 from lstm_lib.native import NativeLSTM
 
-COMPARISONS = (  # (哪一场, 我们用 int8 吗, 对手用 int8 吗)
-    ("step", False, False),
-    ("step", True, False),
-    ("step", True, True),
-    ("sequence", False, False),
-    ("sequence", True, True),
+COMPARISONS = (  # (哪一场, 我们的权重, 对手的权重)
+    ("step", "float32", "float32"),
+    ("step", "int8", "float32"),
+    ("step", "int8", "int8"),
+    ("sequence", "float32", "float32"),
+    ("sequence", "int8", "int8"),
 )
+TOLERANCE = {"float32": 1e-4, "int8": 0.2}
+
+
+def check(engines, x):
+    """先确认大家算的是同一个东西，再比快慢；``engines`` 的第一个是标准。"""
+    expected = engines[0].sequence(x)
+    for engine in engines:
+        np.testing.assert_allclose(
+            engine.sequence(x), expected, rtol=0, atol=TOLERANCE[engine.dtype], err_msg=engine.title
+        )
+        engine.reset()
+        for row, wanted in zip(x[:5], expected, strict=False):
+            np.testing.assert_allclose(
+                engine.step(row.copy()), wanted, rtol=0, atol=TOLERANCE[engine.dtype], err_msg=engine.title
+            )
+        engine.reset()
 
 
 def python_share(fast, x, rounds) -> tuple[float, float]:
@@ -30,14 +48,15 @@ def python_share(fast, x, rounds) -> tuple[float, float]:
         for _ in range(calls):
             stream.step(x)
 
-    whole, inside = (
-        np.median(race.alternate([in_python, lambda: stream.repeat(x, calls)], rounds), axis=1) / calls
-    )
+    both = [in_python, lambda: stream.repeat(x, calls)]
+    whole, inside = np.median(timing.alternate(both, rounds), axis=1) / calls
     return whole, whole - inside
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=40, help="轮流多少轮，缺省 40")
     parser.add_argument("--frames", type=int, default=1000, help="整段有多少帧，缺省 1000")
     args = parser.parse_args(argv)
@@ -45,23 +64,26 @@ def main(argv=None):
     torch.set_num_threads(1)
     lstm = LSTM.from_torch(torch.nn.LSTM(256, 257))
     x = np.random.default_rng(0).standard_normal((args.frames, 256)).astype(np.float32)
-    engines = race.build(lstm)
-    results = race.race(engines, x, args.rounds)
+    engines = build(lstm, ["numpy", *(name for name in available() if name != "numpy")])
+    with threadpool_limits(1):
+        check(engines, x)
+        results = timing.race(engines, x, args.rounds)
     for kind, unit, title in (
         ("step", 1e-6, "一次一帧，带状态，μs"),
         ("sequence", 1e-3, f"整段 {args.frames} 帧，ms"),
     ):
-        print(
-            Table(["引擎", "权重", "中位数", "四分位范围"], race.rows(engines, results[kind], unit), title),
-            "\n",
-        )
+        times = results[kind]
+        took_part = [row for row in times if not np.isnan(row).any()]
+        ratios = [f"{np.median(times[0] / row):.2f}" for row in took_part]
+        rows = [[*row, ratio] for row, ratio in zip(timing.rows(engines, times, unit), ratios, strict=True)]
+        print(Table(["引擎", "权重", "中位数", "四分位范围", "NumPy ÷ 它"], rows, title), "\n")
     comparisons = []
     for kind, ours, theirs in COMPARISONS:
         times = results[kind]
-        us, them = race.fastest(engines, times, ours, ours=True), race.fastest(engines, times, theirs)
-        middle, low, high = race.speedup(times, them, us)
+        us, them = timing.fastest(engines, times, ours, ours=True), timing.fastest(engines, times, theirs)
+        middle, low, high = timing.speedup(times, them, us)
         title = "一帧" if kind == "step" else "整段"
-        row = [title, engines[us].name, engines[them].name, f"{middle:.2f}", f"{low:.2f}–{high:.2f}"]
+        row = [title, engines[us].title, engines[them].title, f"{middle:.2f}", f"{low:.2f}–{high:.2f}"]
         comparisons.append(row)
     print(
         Table(["场次", "本书", "最快的对手", "快几倍", "四分位范围"], comparisons, "与最快的对手相比"), "\n"

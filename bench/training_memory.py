@@ -17,7 +17,6 @@ import soundfile
 
 SECONDS = 4.0
 RATE = 16000
-STEPS = 20
 
 
 def make_corpus(root: Path, files: int) -> int:
@@ -37,23 +36,24 @@ def make_corpus(root: Path, files: int) -> int:
     return files // 2 * 2 * len(blob)
 
 
-def measure(root: Path, workers: int) -> dict:
+def measure(root: Path, workers: int, steps: int) -> dict:
     """另开一个进程训练，返回它与它的工作进程的峰值内存（MB）。"""
-    code = [sys.executable, "-m", "bench.training_memory", "--child", str(root), "--workers", str(workers)]
+    code = [sys.executable, "-m", "bench.training_memory", "--child", str(root)]
+    code += ["--workers", str(workers), "--steps", str(steps)]
     result = subprocess.run(code, capture_output=True, text=True, check=False)
     if result.returncode:
         raise RuntimeError(f"训练失败：{result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def child(root: Path, workers: int) -> None:
+def child(root: Path, workers: int, steps: int) -> None:
     import torch
 
     from lstm_lib.training import loop, sources
 
     torch.set_num_threads(1)
     data = sources.Sources(speech=[root / "speech"], noise=[root / "noise"])
-    settings = loop.Settings(epochs=1, steps=STEPS, batch=16, seconds=2.0, valid_segments=32)
+    settings = loop.Settings(epochs=1, steps=steps, batch=16, seconds=2.0, valid_segments=32)
     loop.train(data, settings, root / "run", "cpu", workers=workers, tensorboard="off", say=lambda *_: None)
     peak = {
         who: resource.getrusage(getattr(resource, f"RUSAGE_{who}")).ru_maxrss for who in ("SELF", "CHILDREN")
@@ -62,14 +62,15 @@ def child(root: Path, workers: int) -> None:
     print(json.dumps({who: value / scale for who, value in peak.items()}))
 
 
-def main():
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, nargs="+", default=[100, 10_000], help="各用多少个文件")
     parser.add_argument("--workers", type=int, default=1, help="工作进程数")
+    parser.add_argument("--steps", type=int, default=20, help="训练多少步")
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.child:
-        child(Path(args.child), args.workers)
+        child(Path(args.child), args.workers, args.steps)
         return
     from lstm_lib.book.tables import Table
 
@@ -77,7 +78,7 @@ def main():
     for files in args.files:
         with tempfile.TemporaryDirectory() as folder:
             size = make_corpus(Path(folder) / "corpus", files)
-            peak = measure(Path(folder) / "corpus", args.workers)
+            peak = measure(Path(folder) / "corpus", args.workers, args.steps)
         rows.append([files, size / 1e6, round(peak["SELF"]), round(peak["CHILDREN"])])
     print(Table(["文件数", "语料 (MB)", "主进程峰值 (MB)", "工作进程峰值 (MB)"], rows))
 

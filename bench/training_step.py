@@ -25,7 +25,7 @@ def child(threads: int, steps: int) -> None:
     import torch
 
     from lstm_lib import corpus
-    from lstm_lib.enhance import irm, loss, recipe
+    from lstm_lib.enhance import irm, recipe
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -35,12 +35,7 @@ def child(threads: int, steps: int) -> None:
     for _ in range(steps + WARM_UP):
         started = time.perf_counter()
         clean, noisy = batches()
-        spectrum = loss.stft(noisy)
-        mask = network(irm.network_input(spectrum.abs()))
-        optimizer.zero_grad(set_to_none=True)
-        loss.si_sdr_loss(clean, loss.istft(mask * spectrum)).backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
+        recipe.training_step(network, optimizer, clean, noisy, network.config, clip=1.0)
         times.append((time.perf_counter() - started) * 1e3)
     digest = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in network.parameters()))
     print(json.dumps({"times": times[WARM_UP:], "digest": digest.hexdigest()[:8]}))

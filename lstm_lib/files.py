@@ -2,11 +2,10 @@
 
 import errno
 import os
-import tempfile
+import secrets
+import stat
 from contextlib import contextmanager
 from pathlib import Path
-
-import platformdirs
 
 
 def cache_dir() -> Path:
@@ -14,7 +13,12 @@ def cache_dir() -> Path:
 
     环境变量 ``LSTM_LIB_CACHE`` 优先；否则用操作系统惯用的用户缓存目录。
     """
-    path = Path(os.environ.get("LSTM_LIB_CACHE") or platformdirs.user_cache_dir("lstm_lib", appauthor=False))
+    chosen = os.environ.get("LSTM_LIB_CACHE")
+    if not chosen:
+        import platformdirs  # 用到时才要：只装了 NumPy 也写得了权重文件
+
+        chosen = platformdirs.user_cache_dir("lstm_lib", appauthor=False)
+    path = Path(chosen)
     path.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -23,21 +27,53 @@ def cache_dir() -> Path:
 def atomic_path(path):
     """给出同一目录下的临时路径；正常离开时改名为 ``path``，出错时删除，旧文件原样保留。
 
-    临时名保留原扩展名，供按扩展名判断格式的库使用。
+    临时名保留原扩展名，供按扩展名判断格式的库使用。权限照旧文件的，没有旧文件就是平常新建的那样；
+    ``path`` 是符号链接时写它指向的文件，链接还在。``path`` 是文件夹、设备之类时抛 ``OSError``。
     """
-    path = Path(path)
+    old = _permissions(path)
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:20]}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary, mode = _create_beside(path, old)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp 只给本人权限，改回平常的
+        if stat.S_IMODE(temporary.stat().st_mode) != mode:  # 有的库会删掉它，另建一个
+            temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _permissions(path) -> int | None:
+    """已有的文件的权限位，没有这个文件是 None；改名会顶掉它的设备、管道之类不收。"""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "不是普通的文件（是设备、管道之类），换不得", str(path))
+    return mode & 0o777
+
+
+def _create_beside(path: Path, old: int | None) -> tuple[Path, int]:
+    """在 ``path`` 旁边建一个空的临时文件，连同它最后该有的权限；``old`` 是旧文件的权限。
+
+    不用 tempfile：它只给本人权限，而要知道平常的权限就得改一下整个进程的 umask，别的线程会受害；
+    这里让内核在建文件时自己扣掉 umask。
+    """
+    # 本人总要写得进；旧文件不给别人看的，写到一半也不给
+    mode = 0o666 if old is None else (old & 0o666) | 0o600
+    while True:
+        temporary = path.with_name(f".{path.stem[:20]}-{secrets.token_hex(6)}{path.suffix}")
+        try:
+            handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+        except FileExistsError:
+            continue
+        try:
+            return temporary, stat.S_IMODE(os.fstat(handle).st_mode) if old is None else old
+        finally:
+            os.close(handle)
 
 
 REASONS = {
@@ -53,6 +89,7 @@ REASONS = {
     errno.EIO: "磁盘读写出错",
     errno.EEXIST: "路径中间有一段不是文件夹",
     errno.ENAMETOOLONG: "名字太长",
+    errno.ELOOP: "符号链接绕成了圈",
 }
 
 

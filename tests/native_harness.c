@@ -45,7 +45,9 @@ int main(int argc, char **argv) {
         for (int32_t i = 0; i < count; i++) {
             int32_t sizes[6];
             get(sizes, sizeof sizes);
-            lstm_cell cell = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], 0, 0, 0, 0, 0};
+            lstm_cell cell = {0};
+            cell.input_size = sizes[0], cell.hidden_size = sizes[1], cell.output_size = sizes[2];
+            cell.wide = sizes[3], cell.narrow = sizes[4], cell.backward = sizes[5];
             cell.weight = array(NULL), cell.bias = array(NULL), cell.scale = array(NULL);
             cell.offset = array(NULL), cell.projection = array(NULL);
             cells[i] = cell;
@@ -65,10 +67,12 @@ int main(int argc, char **argv) {
         printf("%d %.9g %.9g %.9g\n", net.quantized, compare(y, y_want, ny), compare(h, h_want, nh),
                compare(c, c_want, nc));
         for (int32_t i = 0; i < count; i++) {
-            free((void *)cells[i].weight), free((void *)cells[i].bias), free((void *)cells[i].scale);
-            free((void *)cells[i].offset), free((void *)cells[i].projection);
+            free((void *)cells[i].weight), free((void *)cells[i].bias);
+            free((void *)cells[i].scale), free((void *)cells[i].offset);
+            free((void *)cells[i].projection);
         }
-        free(cells), free(x), free(h), free(c), free(y_want), free(h_want), free(c_want), free(y), free(scratch);
+        free(cells), free(x), free(h), free(c), free(y), free(scratch);
+        free(y_want), free(h_want), free(c_want);
     }
     return 0;
 }

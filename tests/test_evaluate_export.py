@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import os
 import sys
 
 import numpy as np
@@ -315,6 +316,14 @@ def test_explicit_bin_name_is_kept(model, tmp_path):
     assert run("export", model, "--to", "bin", "--out", tmp_path / "m.bin") == 0
     assert {p.name for p in tmp_path.iterdir()} == {"m.bin", "m.head.bin"}
     LSTM.load(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize(
+    "command", [["export", "--to", "bin", "--out"], ["evaluate", "--paired", "a", "b", "--csv"]]
+)
+def test_device_is_refused_before_any_work(capsys, command):
+    assert run(*command, os.devnull) == 1
+    assert f"{os.devnull} 不是普通的文件" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

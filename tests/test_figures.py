@@ -19,7 +19,17 @@ from matplotlib.text import Text
 from PIL import Image
 
 from lstm_lib.book import figures
-from lstm_lib.book.figures import catalogue, cell, charts, interactive, matrices, palette, style, svg
+from lstm_lib.book.figures import (
+    catalogue,
+    cell,
+    charts,
+    interactive,
+    matrices,
+    palette,
+    roadmap,
+    style,
+    svg,
+)
 from lstm_lib.lstm import layouts
 
 NAMES = list(catalogue.DRAWINGS)
@@ -125,6 +135,38 @@ def test_parts_of_the_cell_differ(drawn):
 def test_unknown_part_is_refused(book_style):
     with pytest.raises(ValueError, match="part 只能是"):
         cell.cell_part("nothing")
+
+
+def test_book_map_shows_the_chapters_of_the_toc(book_style, tmp_path):
+    """一章只在 _toc.yml 里写一次：添上一章，图上就多一站，说明里也有它；附录不在路上。"""
+    (tmp_path / "_toc.yml").write_text(
+        "root: index\nparts:\n"
+        "- caption: 甲部 头一部分\n  numbered: true\n  chapters: [{file: c/a}, {file: c/b}]\n"
+        "- caption: 附录\n  chapters: [{file: c/z}]\n",
+        encoding="utf-8",
+    )
+    (tmp_path / "c").mkdir()
+    for name, metadata in (("a", {}), ("b", {"short_title": "短名"})):
+        cells = [{"cell_type": "markdown", "source": [f"# {name} 章的标题\n", "\n正文"]}]
+        text = json.dumps({"cells": cells, "metadata": metadata})
+        (tmp_path / "c" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+    assert roadmap.parts(tmp_path) == [("甲部", "头一部分", ["a 章的标题", "短名"])]
+    shown = [t.get_text() for t in texts_of(roadmap.book_map())]
+    for part in roadmap.parts():
+        assert {part.number, part.title, *part.chapters} <= set(shown)
+        assert all(chapter in roadmap.book_map_alt() for chapter in part.chapters)
+
+
+def test_book_map_holds_a_longer_part(book_style, monkeypatch):
+    rows = [roadmap.Part(f"第 {k} 部分", "题目", ["用自己的数据"] * 5) for k in range(5)]
+    monkeypatch.setattr(roadmap, "parts", lambda: rows)
+    fig = roadmap.book_map()
+    fig.canvas.draw()
+    boxes = [t.get_window_extent() for t in texts_of(fig)]
+    assert all(b.x0 >= 0 and b.x1 <= fig.bbox.width and b.y0 >= 0 and b.y1 <= fig.bbox.height for b in boxes)
+    for first, second in itertools.combinations(boxes, 2):
+        across = min(first.x1, second.x1) - max(first.x0, second.x0)
+        assert across <= 0.5 or min(first.y1, second.y1) - max(first.y0, second.y0) <= 0.5
 
 
 @pytest.mark.parametrize(

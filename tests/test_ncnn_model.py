@@ -1,5 +1,6 @@
 """ncnn：转换、运行、解析 .param 与 .bin；坏文件只会得到指明行或字节的错误，不崩溃也不吃内存。"""
 
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -270,6 +271,18 @@ def test_notes_tick_only_what_was_compared(converted, tmp_path):
     notes = notes_of(path, model.bin)
     assert notes["（没有 3=）"].ok and "20 行" in notes["（没有 3=）"].check
     assert notes["7767517"].ok and notes["2=0"].check == "" and "正向" in notes["2=0"].meaning
+
+
+def test_notes_are_one_table(converted):
+    """页面与终端里是同一张表：一行 .param 合成一组，每个词都在。"""
+    _, model = converted
+    notes = ncnn_notes.annotate(model.param, model.bin)
+    page, text = notes._repr_html_(), repr(notes)
+    spans = [int(n) for n in re.findall(r'rowspan="(\d+)"', page)]
+    lines = [note.line for note in notes]
+    assert spans == [lines.count(k) for k in sorted(set(lines)) if lines.count(k) > 1]
+    assert all(f"<code>{note.text}</code>" in page and note.meaning in text for note in notes)
+    assert page.count("✓") == sum(bool(note.check) for note in notes) > 5 and "✗" not in page
 
 
 def test_int8_file(tmp_path):

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from lstm_lib.cli import main
-from lstm_lib.engines.mask import ENGINES, mask_step
+from lstm_lib.engines import available, mask_step
 from lstm_lib.enhance import irm
 from lstm_lib.enhance.audio import stft
 from lstm_lib.enhance.config import NetworkConfig
@@ -20,9 +20,7 @@ from lstm_lib.waves import SAMPLE_RATE
 CONFIG = NetworkConfig.for_stft(320, 160, hidden_size=128, num_layers=2)
 SIZES = ["--layers", "2", "--hidden", "128", "--n-fft", "320", "--hop", "160"]
 COURSE = ["--steps", "3", "--batch", "2", "--seconds", "0.3", "--valid-segments", "2"]
-QUANTIZED = [name for name in ENGINES if name.endswith("int8")]
-# 还不会算两层的引擎；会了就从这里去掉，最后应当是空的
-CANNOT_DO_TWO_LAYERS = ["torch-cell", "ncnn"]
+QUANTIZED = [name for name in available() if name.endswith("int8")]
 
 
 def run(*arguments):
@@ -132,7 +130,7 @@ def test_streaming_exports(model, frames, tmp_path):
     assert np.abs(got - mask).max() < 1e-5
 
 
-@pytest.mark.parametrize("engine", [n for n in ENGINES if n not in CANNOT_DO_TWO_LAYERS])
+@pytest.mark.parametrize("engine", available())
 def test_enhance_with_every_engine(root, model, network, engine, tmp_path):
     noisy = soundfile.read(root / "noisy" / "a.wav", dtype="float32")[0]
     files = [root / "noisy" / "a.wav", tmp_path / "out.wav"]

@@ -5,10 +5,14 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+import types
 import unicodedata
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import book_indexes
 import nbformat
 import pytest
 from book_finish import extract_media, finish_page
@@ -17,6 +21,8 @@ from compare_builds import compare
 from conftest import ROOT
 from quick_build import JUPYTER_BOOK
 from zh_search import SearchChineseBigrams
+
+from lstm_lib import native
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
 WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
@@ -129,11 +135,69 @@ def test_launch_buttons_appear_with_an_address(tiny_book):
     assert "mybinder.org/v2/gh/someone/lstm-book/main" in text, "配了地址，Binder 按钮没有出现"
 
 
+class Site(BaseHTTPRequestHandler):
+    """站外的一个网站：地址里的数就是回答的状态码。"""
+
+    def do_GET(self):
+        self.send_response(int(self.path.strip("/")))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+def test_external_links_are_checked_without_executing_again(tiny_book):
+    """站外的链接由 Sphinx 的 linkcheck 查：坏的报出来，以非零退出；笔记本不再执行。"""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    write_notebook(
+        tiny_book / "chapters" / "one.ipynb", "from pathlib import Path\nPath('跑过').open('a').write('x')"
+    )
+    index = tiny_book / "index.md"
+    index.write_text(f"# 小书\n\n[好的]({site}/200)，[服务停了]({site}/503)。\n", encoding="utf-8")
+    linkcheck = ["--builder", "custom", "--custom-builder", "linkcheck"]
+    try:
+        assert build(tiny_book).returncode == 0
+        done = build(tiny_book, *linkcheck)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert (tiny_book / "chapters" / "跑过").read_text() == "x", "查链接时又执行了一遍笔记本"
+        text = index.read_text(encoding="utf-8")
+        index.write_text(text + f"\n[坏的]({site}/404)\n", encoding="utf-8")
+        assert build(tiny_book, *linkcheck).returncode != 0, "坏链接没有使检查失败"
+    finally:
+        server.shutdown()
+    report = (tiny_book / "_build" / "linkcheck" / "output.txt").read_text(encoding="utf-8")
+    assert [line.split("] ")[1].split(": ")[0] for line in report.splitlines()] == [f"{site}/404"], report
+
+
 def test_search_splits_chinese_by_two():
     language = SearchChineseBigrams({})
     terms = language.split("遗忘门 weight_ih_l0 与 LSTM")
     assert {"遗忘", "忘门", "weight_ih_l0", "LSTM", "门"} <= set(terms)
     assert language.word_filter("门") and not language.word_filter("a")
+
+
+def test_processor_is_asked_once_for_each_machine(monkeypatch):
+    env, asked = types.SimpleNamespace(), []
+    monkeypatch.setattr(book_indexes.cpuinfo, "get_cpu_info", lambda: asked.append(1) or {"brand_raw": "甲"})
+    assert [book_indexes.processor(book_indexes.cpu(env)) for _ in range(3)] == ["甲"] * 3 and len(asked) == 1
+    monkeypatch.setattr(book_indexes.platform, "node", lambda: "另一台")
+    book_indexes.cpu(env)
+    assert len(asked) == 2, "换了机器，还写着原来的处理器"
+
+
+def test_processor_and_instructions_are_this_machines():
+    info = book_indexes.cpu(types.SimpleNamespace())
+    assert book_indexes.processor(info)
+    levels = {"avx512": "avx512f", "avx2": "avx2", "neon_dot": "asimddp"}  # 内核认出来的，这里也要写着
+    flag = levels.get(native.levels()[-1])
+    assert flag is None or flag in book_indexes.vector_instructions(info).split("、")
+    assert book_indexes.processor({}) and book_indexes.vector_instructions({}) == "未知"
+    assert book_indexes.vector_instructions({"flags": ["fpu"]}) == "无"
 
 
 def test_media_is_moved_out_of_the_page(tmp_path):

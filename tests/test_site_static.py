@@ -129,7 +129,7 @@ def test_sound_is_in_files_and_waits(soups, book_site):
 
 
 def test_internal_links_and_anchors(book_site):
-    broken, _ = check_internal(book_site)
+    broken = check_internal(book_site)
     assert not broken, "坏链接：\n" + "\n".join(broken)
 
 

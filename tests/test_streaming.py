@@ -1,10 +1,10 @@
-"""流式增强：块怎么切都一样、与整段一样、延迟数得清、坏输入不毒化状态；各引擎给出同一个掩蔽。"""
+"""流式增强：块怎么切都一样、与整段一样、延迟数得清、坏输入不毒化状态。"""
 
 import numpy as np
 import pytest
 import torch
 
-from lstm_lib.engines import mask as engines
+from lstm_lib.engines import mask_step
 from lstm_lib.enhance import irm
 from lstm_lib.enhance.audio import istft, stft
 from lstm_lib.enhance.config import NetworkConfig
@@ -22,7 +22,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def step(network):
-    return engines.mask_step(network)
+    return mask_step(network)
 
 
 def noise(length, seed=0):
@@ -78,13 +78,13 @@ def test_network_in_blocks_equals_whole_utterance_by_torch(network, step):
 def test_other_networks_in_blocks_equal_the_whole_utterance(config):
     torch.manual_seed(0)
     network, wave = irm.IRMNetwork(config).eval(), 0.1 * noise(8000)
-    step, expected = engines.mask_step(network), irm.enhance(network, wave)
+    step, expected = mask_step(network), irm.enhance(network, wave)
     for block in (8000, 37):
         assert np.abs(in_blocks(step, wave, block, config) - expected).max() < 1e-6
 
 
 def test_a_mask_of_the_wrong_width_is_explained():
-    step = engines.mask_step(irm.IRMNetwork(NetworkConfig.for_stft(512, hidden_size=8)))
+    step = mask_step(irm.IRMNetwork(NetworkConfig.for_stft(512, hidden_size=8)))
     for given in (step, lambda x, state: (np.float32(0.5), state)):
         with pytest.raises(ValueError, match=r"掩蔽函数给出的形状|输入 x"):
             StreamingEnhancer(given, NetworkConfig.for_stft(320))(noise(1000))
@@ -191,43 +191,3 @@ def test_any_rate_with_a_handful_of_samples(length):
 def test_any_rate_refuses_a_wrong_channel_count():
     with pytest.raises(ValueError, match="形状"):
         AnyRateEnhancer(identity, 48000, 2).process(np.zeros((10, 3)))
-
-
-@pytest.mark.parametrize("config", [irm.REPAIRED, irm.DOCUMENT])
-@pytest.mark.parametrize("name", [n for n in engines.ENGINES if n != "c-int8"])
-def test_every_engine_gives_torchs_mask_with_carried_state(name, config):
-    network = irm.IRMNetwork(config).eval()
-    frames = np.abs(noise(30 * 256).reshape(30, 256))
-    with torch.inference_mode():
-        expected, _ = network.forward_with_state(torch.from_numpy(frames)[None], None)
-    one, two = None, None
-    step = engines.mask_step(network, name)
-    for frame, row in zip(frames, expected[0].numpy(), strict=True):
-        mask, one = step(frame, one)
-        assert mask.shape == (257,)
-        np.testing.assert_allclose(mask, row, rtol=0, atol=1e-5)
-        mask, two = step(frame, two)  # 另一路音频，不许串
-        np.testing.assert_allclose(mask, row, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["numpy", "torch-cell"])
-def test_a_mask_is_not_overwritten_by_the_next_frame(network, name):
-    step = engines.mask_step(network, name)
-    first, state = step(noise(256), None)
-    kept = first.copy()
-    step(noise(256, 1), state)
-    np.testing.assert_array_equal(first, kept)
-
-
-def test_int8_engine_is_close(network):
-    step, exact = engines.mask_step(network, "c-int8"), engines.mask_step(network)
-    one, two = None, None
-    for frame in np.abs(noise(30 * 256).reshape(30, 256)):
-        mask, one = step(frame, one)
-        expected, two = exact(frame, two)
-        assert np.abs(mask - expected).max() < 5e-3
-
-
-def test_unknown_engine_is_refused(network):
-    with pytest.raises(ValueError, match="numpy"):
-        engines.mask_step(network, "没有的")

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lstm_lib.book.tables import Code, Table
+from lstm_lib.book.tables import Code, Table, aligned, display_width
 
 
 def column(*values):
@@ -50,3 +50,27 @@ def test_text_is_escaped_and_rows_are_checked():
     assert repr(table).splitlines()[0] == "x & y"
     with pytest.raises(ValueError, match="表头有 2 列"):
         Table(["甲", "乙"], [[1]])
+
+
+def test_text_form_lines_up():
+    table = Table(["方法", "SI-SDR (dB)"], [["带噪", "−3.10"], ["a-long-name", "12.00"]], caption="平均")
+    caption, head, rule, *rows = repr(table).splitlines()
+    assert caption == "平均" and set(rule) == {"-"}
+    assert {display_width(line) for line in (head, rule, *rows)} == {len("a-long-name  SI-SDR (dB)")}
+    assert rows == ["带噪               −3.10", "a-long-name        12.00"]
+    assert aligned([["汉字", "甲"], ["x", ""]]) == ["汉字  甲", "x"], "左边的列按两格补齐，行末不留空格"
+
+
+def test_equal_first_cells_can_be_merged():
+    rows = [[1, "甲", "x"], [1, "乙", "x"], [2, "丙", "x"], [1, "丁", "x"]]
+    page = Table(["行", "字", "尾"], rows, group=True)._repr_html_()
+    assert re.findall(r'rowspan="(\d+)"', page) == ["2"]
+    assert [len(re.findall("<td", line)) for line in page.split("<tr>")[2:]] == [3, 2, 3, 3]
+    lines = repr(Table(["行", "字", "尾"], rows, group=True)).splitlines()[2:]
+    assert [line.split() for line in lines] == [
+        ["1", "甲", "x"],
+        ["乙", "x"],
+        ["2", "丙", "x"],
+        ["1", "丁", "x"],
+    ]
+    assert "rowspan" not in Table(["行", "字", "尾"], rows)._repr_html_()

@@ -21,6 +21,7 @@ from site_server import (
     serve,
 )
 
+from lstm_lib.book.tables import aligned
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,14 +89,16 @@ def main() -> int:
     require_site(args.site)
     heavy, names = 0, pages_in_order(ROOT)
     paint = first_paint(args.site, names)
-    print(f"{'页':<28}{'HTML':>9}{'首次打开':>8}（kB，gzip 后）{'首次绘制':>6}（毫秒）")
+    rows = [["页", "HTML", "首次打开", "首次绘制", ""]]
     for name in names:
         html, total = weigh(args.site, name)
         heavy += total > LIMIT
         shown = f"{paint[name]:.0f}" if name in paint else "未量"
-        print(
-            f"{name:<28}{html / 1000:>10.0f}{total / 1000:>12.0f}{shown:>24}{'  超重' if total > LIMIT else ''}"
+        rows.append(
+            [name, f"{html / 1000:.0f}", f"{total / 1000:.0f}", shown, "超重" if total > LIMIT else ""]
         )
+    print("大小是 gzip 后的 kB，首次绘制是毫秒")
+    print("\n".join(aligned(rows, [False, True, True, True, False])))
     return 1 if heavy else 0
 
 

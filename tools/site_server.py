@@ -117,20 +117,11 @@ def serve(folder):
 
 def pages_in_order(root) -> list[str]:
     """``_toc.yml`` 里各页的名字（不带扩展名），按目录顺序，首页在前。"""
-    import yaml
+    from sphinx_external_toc.parsing import parse_toc_yaml
 
-    toc = yaml.safe_load((Path(root) / "_toc.yml").read_text(encoding="utf-8"))
-    names = [toc["root"]]
+    toc = parse_toc_yaml(Path(root) / "_toc.yml")
 
-    def walk(node):
-        if isinstance(node, dict):
-            if "file" in node:
-                names.append(node["file"])
-            for value in node.values():
-                walk(value)
-        elif isinstance(node, list):
-            for value in node:
-                walk(value)
+    def walk(name):
+        return [name, *(page for child in toc[name].child_files() for page in walk(child))]
 
-    walk({key: value for key, value in toc.items() if key != "root"})
-    return [name.removesuffix(".ipynb").removesuffix(".md") for name in names]
+    return [name.removesuffix(".ipynb").removesuffix(".md") for name in walk(toc.root.docname)]

@@ -1,6 +1,10 @@
-"""把一次运行得到的数排成表，显示在页面里。"""
+"""把一次运行得到的数排成表：页面里是 HTML，终端里是对齐的文字。
+
+自己排而不用 tabulate、rich：doctor 要在一个第三方包也没装时排得出，页面的表又有行内样式、合并的格要自己写。
+"""
 
 import html
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -13,13 +17,20 @@ _SHORT_CODE = 34
 
 
 class Table:
-    """表头加若干行；在笔记本里显示成 HTML 表格，在终端里显示成竖线分隔的文字。
+    """表头加若干行；在笔记本里显示成 HTML 表格，在终端里显示成对齐的文字。
 
     单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于百分之一的用科学记数法；
     一列里的浮点数若都是整数值，就按整数写。（空格不算）多半是数的列连同表头靠右排。
+    ``group`` 为真时，第一列里接连相同的几格合成一格。
     """
 
-    def __init__(self, header: Sequence[str], rows: Iterable[Sequence], caption: str | None = None):
+    def __init__(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence],
+        caption: str | None = None,
+        group: bool = False,
+    ):
         self.header, self.caption = [str(h) for h in header], caption
         self.rows = [list(row) for row in rows]
         for row in self.rows:
@@ -31,11 +42,18 @@ class Table:
             2 * sum(bool(_NUMERAL.fullmatch(text)) for text in column) > sum(map(bool, column))
             for column in columns
         ] or [False] * len(self.header)
+        firsts = [texts[0] for texts in self._texts]
+        # 每一行的第一格占几行；0 是并到上面去了
+        self._spans = _runs(firsts) if group else [1] * len(firsts)
 
     def __repr__(self):
-        lines = [self.header, ["---"] * len(self.header), *self._texts]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"{self.caption}\n{body}" if self.caption else body
+        body = [
+            [texts[0] if span else "", *texts[1:]]
+            for texts, span in zip(self._texts, self._spans, strict=True)
+        ]
+        head, *lines = aligned([self.header, *body], self._right)
+        rule = "-" * max(map(display_width, (head, *lines)))
+        return "\n".join([*([self.caption] if self.caption else []), head, rule, *lines])
 
     def _repr_html_(self):
         aligns = ["text-align: right" if right else "" for right in self._right]
@@ -44,14 +62,23 @@ class Table:
             for name, align in zip(self.header, aligns, strict=True)
         )
         body = ""
-        for row, texts in zip(self.rows, self._texts, strict=True):
-            cells = zip(row, texts, aligns, strict=True)
+        for row, texts, span in zip(self.rows, self._texts, self._spans, strict=True):
+            spans = [span, *[1] * (len(row) - 1)]
+            cells = zip(row, texts, aligns, spans, strict=True)
             body += "<tr>" + "".join(_cell(*cell) for cell in cells) + "</tr>"
         caption = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         return (
             '<div class="pst-scrollable-table-container">'
             f'<table class="table">{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
+
+
+def aligned(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[str]:
+    """各列对齐的文字，一行一个；``right`` 说哪几列靠右，省略时都靠左。汉字按两格算，行末不留空格。"""
+    rows = [list(row) for row in rows]
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    sides = list(right) or [False] * len(widths)
+    return ["  ".join(map(_pad, row, widths, sides)).rstrip() for row in rows]
 
 
 class Code(str):
@@ -101,10 +128,27 @@ def display_width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _cell(value, text, align):
+def _pad(text, width, right):
+    space = " " * (width - display_width(text))
+    return space + text if right else text + space
+
+
+def _runs(values):
+    """接连相同的值：头一个处写个数，其余写 0。"""
+    counts = []
+    for _, run in itertools.groupby(values):
+        size = len(list(run))
+        counts += [size, *[0] * (size - 1)]
+    return counts
+
+
+def _cell(value, text, align, span):
+    if not span:
+        return ""
     code = isinstance(value, Code)
     nowrap = (
         "white-space: nowrap" if align or display_width(text) <= (_SHORT_CODE if code else _SHORT) else ""
     )
     inside = f"<code>{html.escape(text)}</code>" if code else html.escape(text)
-    return f"<td{_style(align, nowrap)}>{inside}</td>"
+    rows = f' rowspan="{span}"' if span > 1 else ""
+    return f"<td{rows}{_style(align, nowrap)}>{inside}</td>"

@@ -46,6 +46,8 @@ def check_writable(option: str, path) -> None:
         pass
     except OSError as error:
         raise UserError(f"{option} {path}：{os_reason(bare(error))}；请换一个路径。") from error
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{option} {path} 不是普通的文件（是设备、管道之类）；请换一个路径。")
     folder = next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
     try:
         with tempfile.TemporaryFile(dir=folder):

@@ -12,7 +12,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lstm_lib.book.tables import display_width
+from lstm_lib.book.tables import aligned
 
 OK, WARN, FAIL = "正常", "提醒", "缺失"
 MINIMUM_PYTHON = (3, 11)
@@ -45,8 +45,13 @@ def requirements_file() -> Path | None:
 
 def parse_requirements(path) -> list[tuple[str, str]]:
     """清单里的（包名，版本条件）；选项行、注释与空行跳过。"""
+    return parse_lines(Path(path).read_text(encoding="utf-8").splitlines())
+
+
+def parse_lines(lines) -> list[tuple[str, str]]:
+    """同上，逐行；分号后面的条件（系统、附加项）不看。"""
     result = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in lines:
         text = line.split("#")[0].split(";")[0].strip()
         match = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*(.*)", text)
         if match and not text.startswith("-"):
@@ -85,17 +90,37 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def check_packages() -> list[Finding]:
+def declared_requirements() -> list[tuple[str, str]]:
+    """书所要的（包名，版本条件）：旁边有 requirements.txt 就读它，没有就问装好的程序包的 ``book`` 附加项。"""
     path = requirements_file()
-    if path is None:
+    if path is not None:
+        return parse_requirements(path)
+    try:
+        lines = importlib.metadata.requires("lstm_lib") or []
+    except importlib.metadata.PackageNotFoundError:  # 拷来的文件夹，没有装过
+        return []
+    wanted = [line for line in lines if "extra ==" not in line or re.search(r"extra == .book.", line)]
+    return list(dict(pair for line in wanted for pair in parse_lines([line])).items())
+
+
+def check_packages() -> list[Finding]:
+    wanted = declared_requirements()
+    install = (
+        "pip install -r requirements.txt"
+        if requirements_file() is not None
+        else "pip install 'lstm_lib[book]'"
+    )
+    if not wanted:
         advice = "请在书的目录里运行 pip install -r requirements.txt"
         return [Finding(WARN, "依赖清单", "找不到 requirements.txt，未查各包的版本", advice)]
-    if importlib.util.find_spec("packaging") is None:
-        return [Finding(FAIL, "packaging", "没有安装", "pip install -r requirements.txt")]
-    return [
-        check_package(name, condition, installed_version(name))
-        for name, condition in parse_requirements(path)
-    ]
+    versions = {name: installed_version(name) for name, _ in wanted}
+    if importlib.util.find_spec("packaging") is None:  # 没有它比不了版本，只说缺什么
+        missing = [name for name, version in versions.items() if version is None]
+        return [
+            *(Finding(OK, name, version) for name, version in versions.items() if version),
+            Finding(FAIL, "其余的包", f"没有安装：{'、'.join(['packaging', *missing])}", install),
+        ]
+    return [check_package(name, condition, versions[name]) for name, condition in wanted]
 
 
 def check_import(name: str) -> Finding | None:
@@ -109,14 +134,14 @@ def check_import(name: str) -> Finding | None:
 
 
 def check_cache() -> Finding | None:
-    try:
-        from lstm_lib.files import cache_dir
-    except ModuleNotFoundError:  # 少了哪个包，上面已经说了
-        return None
+    from lstm_lib.files import cache_dir
+
     try:
         folder = cache_dir()
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
+    except ModuleNotFoundError:  # 没有 platformdirs：少了哪个包，上面已经说了
+        return None
     except OSError as error:
         return Finding(FAIL, "缓存目录", f"不能写：{error}", "把环境变量 LSTM_LIB_CACHE 设成一个可写的目录")
     free = shutil.disk_usage(folder).free / 1e9
@@ -184,9 +209,9 @@ def add_parser(subparsers):
 
 def run(args) -> int:
     findings = diagnose()
-    column = max(display_width(item.subject) for item in findings)
-    for item in findings:
-        print(f"[{item.level}] {item.subject}{' ' * (column - display_width(item.subject))}  {item.detail}")
+    lines = aligned([f"[{item.level}] {item.subject}", item.detail] for item in findings)
+    for item, line in zip(findings, lines, strict=True):
+        print(line)
         if item.advice:
             print(f"       怎么办：{item.advice}")
     failed = sum(item.level == FAIL for item in findings)

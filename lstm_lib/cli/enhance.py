@@ -77,8 +77,9 @@ class Tally:
 
 
 def add_parser(subparsers):
-    from lstm_lib.engines.mask import ENGINES
+    from lstm_lib.engines import offers
 
+    engines = offers()
     parser = subparsers.add_parser(
         "enhance", help="增强一个声音文件（流式，长文件不多占内存）", description=DESCRIPTION, epilog=EPILOG
     )
@@ -93,13 +94,29 @@ def add_parser(subparsers):
     parser.add_argument(
         "--engine",
         metavar="引擎",
-        choices=ENGINES,
+        choices=engines,
         default="numpy",
-        help="用什么算 LSTM：numpy（默认，本书手写的）、torch、torch-cell、onnxruntime、ncnn、c，"
-        "结果只差舍入；c-int8 的权重与输入经过量化，略有不同",
+        help=engine_help(engines),
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="不显示进度条和总结，只报错误")
     parser.set_defaults(run=run)
+
+
+def engine_help(engines) -> str:
+    """``--engine`` 的说明，由发现的引擎拼成：float32 的、int8 的，以及要另装包的。"""
+    names = {
+        dtype: "、".join(
+            name + ("（默认，本书手写的）" if name == "numpy" else "")
+            for name, offer in engines.items()
+            if offer.dtype == dtype
+        )
+        for dtype in ("float32", "int8")
+    }
+    text = f"用什么算 LSTM：{names['float32']}，结果只差舍入"
+    if names["int8"]:
+        text += f"；{names['int8']} 的权重与输入经过量化，略有不同"
+    absent = [f"{name}（pip install {' '.join(o.missing)}）" for name, o in engines.items() if o.missing]
+    return text + (f"。还没有装、装了才能用的：{'、'.join(absent)}" if absent else "")
 
 
 def run(args) -> int:
@@ -201,7 +218,7 @@ def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
 
-    path = path.resolve()  # 输出是符号链接时，写它指向的文件
+    path = path.resolve()  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
     if container == "OGG" and source.samplerate > OGG_RATE:
         raise UserError(f"{path.suffix} 存不下 {source.samplerate} Hz 的声音；请把输出改成 .wav。")
@@ -231,9 +248,13 @@ def new_audio(path: Path, source):
 
 def load_step(model, engine, quiet):
     """取得掩蔽函数与网络的配置：默认网络没有训练过就当场训练，并说明在做什么。"""
-    from lstm_lib.engines.mask import mask_step
+    from lstm_lib.engines import mask_step, offers
     from lstm_lib.enhance.trained import load_trained
 
+    try:
+        offers()[engine].check()  # 缺什么先说，别等训练完
+    except ImportError as error:
+        raise UserError(f"{error}；或改用 --engine numpy。") from error
     if model is not None:
         from lstm_lib.training import checkpoint
 

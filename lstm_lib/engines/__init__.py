@@ -1,0 +1,90 @@
+"""引擎：同一个网络放进各家推理库，同一副面孔。赛跑、流式增强、核对导出的模型，用的都是这里的引擎。
+
+>>> from lstm_lib.engines import build, mask_step
+>>> [engine] = build(lstm, ["c"])          # lstm 是 lstm_lib.LSTM；也可以给整个 IRMNetwork
+>>> y = engine.sequence(x)                 # (T, I) → (T, O)
+>>> y_t = engine.step(x_t)                 # 一帧，状态在引擎里
+>>> step = mask_step(network, "onnxruntime")   # 一帧，状态由使用者拿着：StreamingEnhancer(step)
+
+一种引擎是本文件夹里一个名字以 ``_engine`` 结尾的模块，写明 ``OFFERS``（若干 :class:`Offer`）；加一种引擎就是
+加一个这样的文件，别处都不用改。第三方库要在造引擎时才导入，没有装的不妨碍别的。
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from lstm_lib.engines.base import Engine, Network, Offer, State, describe
+
+__all__ = [
+    "Engine", "Network", "Offer", "State", "available", "build", "describe", "load", "mask_step", "offers",
+]  # fmt: skip
+
+
+def offers() -> dict[str, Offer]:
+    """全部引擎，装没装都在：``{名字: Offer}``；float32 在前、int8 在后，各按名字排。"""
+    found: dict[str, Offer] = {}
+    for info in pkgutil.iter_modules(__path__):
+        if not info.name.endswith("_engine"):
+            continue
+        for offer in importlib.import_module(f"{__name__}.{info.name}").OFFERS:
+            if offer.name in found:
+                raise ValueError(f"有两个引擎都叫 {offer.name!r}：请改 {info.name}.py 里的名字")
+            found[offer.name] = offer
+    return {o.name: o for o in sorted(found.values(), key=lambda o: (o.dtype != "float32", o.name))}
+
+
+def available() -> list[str]:
+    """这台机器上装齐了的引擎的名字。"""
+    return [name for name, offer in offers().items() if not offer.missing]
+
+
+def build(source: Any, names: Iterable[str] | None = None) -> list[Engine]:
+    """把一个网络放进各引擎，次序同 ``names``；缺省是 :func:`available` 的全部。
+
+    ``source`` 是 ``LSTM``、``IRMNetwork`` 或 :class:`Network`，见 :func:`describe`。
+    名字不认识、网络放不进去抛 ``ValueError``；要用的包没有装抛 ``ImportError``。
+    """
+    network = describe(source)
+    made = []
+    for name in available() if names is None else names:
+        offer = _offer(name)
+        offer.check()
+        made.append(offer.sign(offer.make(network)))
+    return made
+
+
+def mask_step(network: Any, name: str = "numpy") -> Callable[[Any, State], tuple[Any, State]]:
+    """掩蔽函数 ``step(x, state) -> (mask, state)``，给 ``StreamingEnhancer``；``name`` 是引擎的名字。
+
+    ``network`` 是训练好的网络（``load_trained()`` 的返回值）。x 是一帧幅度谱 (256,) float32，state 是上一帧
+    留下的状态（None 表示从零开始），mask 是 (257,)。函数自己不存状态，任意多路音频可以合用。
+    """
+    [engine] = build(network, [name])
+    return engine.advance
+
+
+def load(name: str, *paths: str | Path) -> Engine:
+    """由已经导出的模型文件造引擎：``load("onnxruntime", "m.onnx")``、``load("ncnn", "m.param", "m.bin")``。
+
+    模型的第一个输入是 x，第一个输出是 y（或掩蔽）；带状态的另有 h、c 两个输入、两个输出，依此次序，名字不论
+    （``lstm_lib.training.export`` 与 ``formats.writers`` 写的都是这样）。不带状态的模型只能 ``sequence``。
+    引擎不会读文件、模型不是这个样子，抛 ``ValueError``。
+    """
+    offer = _offer(name)
+    if offer.load is None:
+        able = "、".join(n for n, o in offers().items() if o.load)
+        raise ValueError(f"引擎 {name} 不读模型文件；会读的有：{able}")
+    if len(paths) != len(offer.suffixes):
+        raise ValueError(f"引擎 {name} 要 {len(offer.suffixes)} 个文件（{'、'.join(offer.suffixes)}）")
+    offer.check()
+    return offer.sign(offer.load(*paths))
+
+
+def _offer(name: str) -> Offer:
+    known = offers()
+    if name not in known:
+        raise ValueError(f"没有名为 {name!r} 的引擎；可选：{'、'.join(known)}")
+    return known[name]

@@ -5,13 +5,18 @@
 """
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
-from lstm_lib.lstm import layouts
+from lstm_lib.lstm import LSTM, layouts
+
+Blocks = Iterator[tuple[str, int, bool]]  # 一层依次存的（名字，元素个数，有没有 4 字节标志）
+AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
 
 FLAG_FP32 = 0
 FLAG_FP16 = 0x01306B47
@@ -63,7 +68,7 @@ class NcnnLSTM:
     weight_hc_scales: np.ndarray | None = None
     bottoms: tuple[str, ...] = ()
     tops: tuple[str, ...] = ()
-    params: dict = field(default_factory=dict)
+    params: dict[int, Any] = field(default_factory=dict)
 
     @property
     def has_state(self) -> bool:
@@ -74,14 +79,14 @@ class NcnnLSTM:
 # ---- .bin：每一层依次存哪几块。(名字, 元素个数, 有没有 4 字节标志) ----
 
 
-def _int(layer, key, default=0):
+def _int(layer: NcnnLayer, key: int, default: int = 0) -> int:
     value = layer.params.get(key, default)
     if not isinstance(value, int):
         raise ValueError(f"{layer.where} 的 {key}={str(value)[:40]} 应是整数")
     return value
 
 
-def _lstm_sizes(layer):
+def _lstm_sizes(layer: NcnnLayer) -> tuple[int, int, int, int, int]:
     num_output, total, direction = (_int(layer, key) for key in (0, 1, 2))
     hidden = _int(layer, 3, num_output)
     for key, value in ((0, num_output), (1, total), (3, hidden)):
@@ -98,7 +103,7 @@ def _lstm_sizes(layer):
     return num_output, hidden, direction, directions, inputs
 
 
-def _lstm_blocks(layer):
+def _lstm_blocks(layer: NcnnLayer) -> Blocks:
     num_output, hidden, _, directions, _ = _lstm_sizes(layer)
     yield "weight_xc", layer.params[1], True
     yield "bias", 4 * hidden * directions, True
@@ -110,7 +115,7 @@ def _lstm_blocks(layer):
         yield "weight_hc_scales", 4 * hidden * directions, False
 
 
-def _gemm_blocks(layer):
+def _gemm_blocks(layer: NcnnLayer) -> Blocks:
     m, n, k = (_int(layer, key) for key in (7, 8, 9))
     if _int(layer, 18):
         raise ValueError(f"{layer.where} 是量化的 Gemm，本书的读取程序不支持")
@@ -122,8 +127,8 @@ def _gemm_blocks(layer):
         yield "C", {0: 1, 1: m, 2: m, 3: m * n, 4: n}.get(_int(layer, 10), 0), True
 
 
-def _dense_blocks(bias, weight):
-    def blocks(layer):
+def _dense_blocks(bias: int, weight: int) -> Callable[[NcnnLayer], Blocks]:
+    def blocks(layer: NcnnLayer) -> Blocks:
         if _int(layer, 19):  # 权重由别的层算出
             return
         yield "weight", _int(layer, weight), True
@@ -136,14 +141,14 @@ def _dense_blocks(bias, weight):
     return blocks
 
 
-def _memory_blocks(layer):
+def _memory_blocks(layer: NcnnLayer) -> Blocks:
     sizes = [_int(layer, key) for key in (0, 1, 11, 2)]
     if any(sizes):
         yield "data", math.prod(size or 1 for size in sizes), _int(layer, 21, 1) == 0
 
 
-def _plain_blocks(*labels, condition=None):
-    def blocks(layer):
+def _plain_blocks(*labels: str, condition: int | None = None) -> Callable[[NcnnLayer], Blocks]:
+    def blocks(layer: NcnnLayer) -> Blocks:
         if condition is None or _int(layer, condition, 1):
             for label in labels:
                 yield label, _int(layer, 0), False
@@ -151,7 +156,7 @@ def _plain_blocks(*labels, condition=None):
     return blocks
 
 
-_BLOCKS = {
+_BLOCKS: dict[str, Callable[[NcnnLayer], Blocks]] = {
     "LSTM": _lstm_blocks,
     "Gemm": _gemm_blocks,
     "InnerProduct": _dense_blocks(bias=1, weight=2),
@@ -168,7 +173,9 @@ _WEIGHTLESS = set(
 )
 
 
-def _walk(param: NcnnParam, file, length, bin_path) -> Iterator[tuple[NcnnLayer, BinBlock]]:
+def _walk(
+    param: NcnnParam, file: BinaryIO, length: int, bin_path: str | os.PathLike
+) -> Iterator[tuple[NcnnLayer, BinBlock]]:
     """沿 .param 的次序走过 .bin，不读权重本身；越界或标志不认识就报错。"""
     offset = 0
     for layer in param.layers:
@@ -206,7 +213,7 @@ def _walk(param: NcnnParam, file, length, bin_path) -> Iterator[tuple[NcnnLayer,
         raise ValueError(f"{bin_path}：读完所有权重后还多出 {length - offset} 字节，.bin 与 .param 不是一对")
 
 
-def bin_layout(param_path, bin_path) -> list[BinBlock]:
+def bin_layout(param_path: str | os.PathLike, bin_path: str | os.PathLike) -> list[BinBlock]:
     """.bin 里从头到尾的每一块；多一个字节、少一个字节都报错。"""
     param = read_param(param_path)
     with open(bin_path, "rb") as file:
@@ -214,7 +221,9 @@ def bin_layout(param_path, bin_path) -> list[BinBlock]:
         return [block for _, block in _walk(param, file, length, bin_path)]
 
 
-def read_lstm(param_path, bin_path, name: str | None = None) -> NcnnLSTM:
+def read_lstm(
+    param_path: str | os.PathLike, bin_path: str | os.PathLike, name: str | None = None
+) -> NcnnLSTM:
     """读出一个 LSTM 层的全部权重；有几个 LSTM 层时用 ``name`` 指定。
 
     .param、.bin 有任何不对（标记、计数、标志、长度）时报 ``ValueError``，指明文件与行或字节。
@@ -224,7 +233,7 @@ def read_lstm(param_path, bin_path, name: str | None = None) -> NcnnLSTM:
     num_output, hidden, direction, directions, inputs = _lstm_sizes(target)
     with open(bin_path, "rb") as file:
         length = file.seek(0, 2)
-        blocks = {}
+        blocks: dict[str, tuple[BinBlock, np.ndarray]] = {}
         for layer, block in _walk(param, file, length, bin_path):
             if layer is target:
                 blocks[block.label] = block, _read_block(file, block)
@@ -239,10 +248,11 @@ def read_lstm(param_path, bin_path, name: str | None = None) -> NcnnLSTM:
         "weight_hc_scales": (directions, 4 * hidden),
     }
     raw = {label: array.reshape(shapes[label]) for label, (_, array) in blocks.items()}
-    decoded = {
+    decoded: dict[str, Any] = {
         label: _decode(bin_path, target, label, raw)
         for label in ("weight_xc", "bias", "weight_hc", "weight_hr")
     }
+    scales: dict[str, Any] = {k: raw.get(k) for k in ("weight_xc_scales", "weight_hc_scales")}
     return NcnnLSTM(
         name=target.name,
         input_size=inputs,
@@ -252,20 +262,22 @@ def read_lstm(param_path, bin_path, name: str | None = None) -> NcnnLSTM:
         **decoded,
         storage=blocks["weight_xc"][0].storage,
         **{f"{k}_int8": raw[k] for k in ("weight_xc", "weight_hc") if raw[k].dtype == np.int8},
-        **{k: raw.get(k) for k in ("weight_xc_scales", "weight_hc_scales")},
+        **scales,
         bottoms=target.bottoms,
         tops=target.tops,
         params=dict(target.params),
     )
 
 
-def _read_block(file, block):
+def _read_block(file: BinaryIO, block: BinBlock) -> np.ndarray:
     file.seek(block.offset + (0 if block.flag is None else 4))
     dtype = {"fp32": "<f4", "fp16": "<f2", "int8": "i1"}[block.storage]
     return np.frombuffer(file.read(block.count * np.dtype(dtype).itemsize), dtype)
 
 
-def _decode(path, layer, label, raw):
+def _decode(
+    path: str | os.PathLike, layer: NcnnLayer, label: str, raw: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
     value = raw.get(label)
     if value is None:
         return None
@@ -286,7 +298,9 @@ def _decode(path, layer, label, raw):
 _DIRECTIONS = ("forward", "reverse", "bidirectional")  # 2= 的 0、1、2
 
 
-def load_lstm(cls, param_path, bin_path, name=None):
+def load_lstm(
+    cls: type[AnyLSTM], param_path: str | os.PathLike, bin_path: str | os.PathLike, name: str | None = None
+) -> AnyLSTM:
     """ncnn 的 LSTM 层 → LSTM；规格见 ncnn 源码 src/layer/lstm.cpp。
 
     fp16、int8 存放的权重按文件里的数还原成 float32：int8 模型在 ncnn 里还要把 x 与 h 逐步量化，这里不做。
@@ -301,6 +315,6 @@ def load_lstm(cls, param_path, bin_path, name=None):
     for d, suffix in enumerate(config.suffixes):
         for target, source in (("weight_ih", "weight_xc"), ("weight_hh", "weight_hc"), ("bias", "bias")):
             parameters[f"{target}_l0{suffix}"] = layouts.reorder(getattr(layer, source)[d], "ncnn", "torch")
-        if proj_size:
+        if layer.weight_hr is not None:
             parameters[f"weight_hr_l0{suffix}"] = layer.weight_hr[d]
     return cls(config, parameters)

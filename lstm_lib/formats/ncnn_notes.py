@@ -1,6 +1,7 @@
 """给 .param 逐词作注：每个数是什么意思，并当场核对。"""
 
-import html
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lstm_lib.book.tables import Code, Table
@@ -21,42 +22,31 @@ class Note:
     ok: bool = True
 
 
-class Notes(list):
-    """一串注解；在页面里显示成表，同一行的词合成一组。"""
+class Notes(list[Note]):
+    """一串注解；显示成表，同一行的词合成一组。"""
 
-    def _repr_html_(self):
-        rows, previous = [], None
-        counts = {n.line: sum(m.line == n.line for m in self) for n in self}
-        for note in self:
-            first = f'<td rowspan="{counts[note.line]}">{note.line}</td>' if note.line != previous else ""
-            previous = note.line
-            check = f"{'✓' if note.ok else '✗'} {html.escape(note.check)}" if note.check else ""
-            rows.append(
-                f'<tr>{first}<td style="white-space: nowrap"><code>{html.escape(note.text)}</code></td>'
-                f"<td>{html.escape(note.meaning)}</td><td>{check}</td></tr>"
-            )
-        head = "".join(f'<th scope="col">{title}</th>' for title in ("行", "写着", "意思", "核对"))
-        return (
-            '<div class="pst-scrollable-table-container"><table class="table param-notes">'
-            f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        )
-
-    def __repr__(self):
-        return "\n".join(
-            f"{n.line}  {n.text:<12} {n.meaning}"
-            + (f"  [{'对' if n.ok else '不对'}] {n.check}" if n.check else "")
+    def table(self) -> Table:
+        rows = [
+            [n.line, Code(n.text), n.meaning, f"{'✓' if n.ok else '✗'} {n.check}" if n.check else ""]
             for n in self
-        )
+        ]
+        return Table(["行", "写着", "意思", "核对"], rows, group=True)
+
+    def _repr_html_(self) -> str:
+        return self.table()._repr_html_()
+
+    def __repr__(self) -> str:
+        return repr(self.table())
 
 
-def annotate(param_path, bin_path=None) -> Notes:
+def annotate(param_path: str | os.PathLike, bin_path: str | os.PathLike | None = None) -> Notes:
     """读 .param，给每个词作注；给了 ``bin_path`` 就连权重的个数一起核对。
 
     个数来自 ``bin_layout``：它按 .param 走完整个 .bin，一个字节不差，才会给出来。没有东西可比的词，``check`` 是空的。
     文件本身有错时，报 ``read_param`` 与 ``bin_layout`` 的 ``ValueError``。
     """
     param = read_param(param_path)
-    blocks = {}
+    blocks: dict[str, dict[str, int]] = {}
     for block in bin_layout(param_path, bin_path) if bin_path is not None else ():
         blocks.setdefault(block.layer, {})[block.label] = block.count
     lines = {}
@@ -85,13 +75,13 @@ def annotate(param_path, bin_path=None) -> Notes:
     return notes
 
 
-def _layer_notes(layer: NcnnLayer, counts):
+def _layer_notes(layer: NcnnLayer, counts: Mapping[str, int]) -> Iterator[Note]:
     yield Note(layer.line, layer.type, "层的类型")
     yield Note(layer.line, layer.name, "层的名字")
     yield Note(layer.line, f"{len(layer.bottoms)} {len(layer.tops)}", "输入、输出各有几个")
     for blob in layer.bottoms:
         yield Note(layer.line, blob, "输入")
-    roles = (
+    roles: tuple[str, ...] = (
         ("每帧的隐藏状态", "末帧的 h", "末帧的 c") if layer.type == "LSTM" and len(layer.tops) == 3 else ("",)
     )
     for blob, role in zip(layer.tops, roles * len(layer.tops), strict=False):
@@ -103,11 +93,12 @@ def _layer_notes(layer: NcnnLayer, counts):
             yield Note(layer.line, f"{key}={value}", f"第 {key} 号参数")
 
 
-def _lstm_notes(layer, counts):
+def _lstm_notes(layer: NcnnLayer, counts: Mapping[str, int]) -> Iterator[Note]:
     p = layer.params
     directions = 2 if p.get(2, 0) == 2 else 1
-    hidden, output = p.get(3, p.get(0)), p.get(0)
-    inputs, rest = divmod(p.get(1, 0), 4 * hidden * directions)
+    output = p.get(0, 0)
+    hidden = p.get(3, output)
+    inputs, rest = divmod(p.get(1, 0), 4 * hidden * directions or 1)
     for key, value in p.items():
         meaning, check, ok = f"第 {key} 号参数", "", True
         if key == 0:
@@ -142,7 +133,7 @@ def _lstm_notes(layer, counts):
         yield Note(layer.line, "（没有 3=）", meaning, check, ok)
 
 
-def blocks_table(param_path, bin_path) -> Table:
+def blocks_table(param_path: str | os.PathLike, bin_path: str | os.PathLike) -> Table:
     """.bin 里的各块权重排成表：一块一行，从哪个字节起、标志、存法、个数、字节数。"""
     rows = []
     for block in bin_layout(param_path, bin_path):

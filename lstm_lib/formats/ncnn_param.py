@@ -3,9 +3,12 @@
 格式依据：ncnn 源码 src/net.cpp、src/paramdict.cpp（2026 年 7 月的版本）。
 """
 
+import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MAGIC = 7767517
 _MAX_PARAMS = 32  # ncnn 的 NCNN_MAX_PARAM_COUNT
@@ -20,7 +23,7 @@ class NcnnLayer:
     name: str
     bottoms: tuple[str, ...]
     tops: tuple[str, ...]
-    params: dict
+    params: dict[int, Any]
     line: int
     path: str = ""
 
@@ -38,7 +41,7 @@ class NcnnParam:
     blob_count: int
 
 
-def read_param(path) -> NcnnParam:
+def read_param(path: str | os.PathLike) -> NcnnParam:
     """解析 ncnn 的文本 .param；格式不对时报 ``ValueError``，指明文件和行。"""
     raw = Path(path).read_bytes()
     if raw[:4] == MAGIC.to_bytes(4, "little"):
@@ -61,14 +64,14 @@ def read_param(path) -> NcnnParam:
     return NcnnParam(str(path), layers, blob_count)
 
 
-def _integer(path, line, text):
+def _integer(path: str | os.PathLike, line: int, text: str) -> int:
     digits = text[1:] if text[:1] in "+-" else text
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 10 or abs(int(text)) >= 2**31:
         raise ValueError(f"{path}：第 {line} 行的 {text[:40]!r} 不是 32 位整数")
     return int(text)
 
 
-def _value(path, line, text):
+def _value(path: str | os.PathLike, line: int, text: str) -> int | float | str:
     if not text:
         raise ValueError(f"{path}：第 {line} 行有一个参数没有值")
     if text[0].isalpha() or text[0] == '"':
@@ -81,7 +84,7 @@ def _value(path, line, text):
     return _integer(path, line, text)
 
 
-def _parse_layer(path, line, fields):
+def _parse_layer(path: str | os.PathLike, line: int, fields: Sequence[str]) -> NcnnLayer:
     if len(fields) < 4:
         raise ValueError(f"{path}：第 {line} 行太短，至少要有“类型 名字 输入数 输出数”")
     kind, name = fields[:2]
@@ -91,12 +94,12 @@ def _parse_layer(path, line, fields):
     if n_in < 0 or n_out < 0 or 4 + n_in + n_out > len(fields):
         raise ValueError(f"{path}：第 {line} 行声明 {n_in} 个输入、{n_out} 个输出，后面却没有这么多名字")
     blobs = fields[4 : 4 + n_in + n_out]
-    params = {}
+    params: dict[int, Any] = {}
     for text in fields[4 + n_in + n_out :]:
-        key, equals, value = text.partition("=")
+        number, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"{path}：第 {line} 行的 {text[:40]!r} 不是“键=值”；输入输出的个数是否写对了？")
-        key = _integer(path, line, key)
+        key = _integer(path, line, number)
         items = [value] if value.startswith('"') else value.split(",")
         if key <= -23300:  # 旧写法的数组：-233键=个数,值,值……
             key = -key - 23300
@@ -113,8 +116,8 @@ def _parse_layer(path, line, fields):
     return NcnnLayer(kind, name, tuple(blobs[:n_in]), tuple(blobs[n_in:]), params, line, str(path))
 
 
-def _check_wiring(path, layers, blob_count, line):
-    made = set()
+def _check_wiring(path: str | os.PathLike, layers: Sequence[NcnnLayer], blob_count: int, line: int) -> None:
+    made: set[str] = set()
     for layer in layers:
         for blob in layer.bottoms:
             if blob not in made:

@@ -6,14 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lstm_lib.files import atomic_path
 from lstm_lib.formats.ncnn_bin import bin_layout
-from lstm_lib.formats.ncnn_param import read_param
+from lstm_lib.formats.ncnn_param import NcnnParam, read_param
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class ConvertedModel:
 def pnnx_path() -> Path:
     """pnnx 的可执行文件。它随 PyPI 的 pnnx 包安装在包目录里，不必在 PATH 上。"""
     spec = importlib.util.find_spec("pnnx")  # 不 import：那会顺带载入 torch
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError("没有安装 pnnx；请运行 pip install pnnx")
     path = Path(spec.submodule_search_locations[0]) / ("pnnx.exe" if sys.platform == "win32" else "pnnx")
     if not os.access(path, os.X_OK):
@@ -38,7 +41,14 @@ def pnnx_path() -> Path:
     return path
 
 
-def convert(source, stem, *, inputs=None, fp16=False, timeout=300) -> ConvertedModel:
+def convert(
+    source: Any,
+    stem: str | os.PathLike,
+    *,
+    inputs: Sequence[Any] | None = None,
+    fp16: bool = False,
+    timeout: float = 300,
+) -> ConvertedModel:
     """用 pnnx 转成 ``stem.param`` 与 ``stem.bin``。
 
     ``source`` 是 .onnx 文件、.pt（TorchScript）文件，或者 torch 模块（``inputs`` 给出示例输入的元组，
@@ -71,18 +81,18 @@ def convert(source, stem, *, inputs=None, fp16=False, timeout=300) -> ConvertedM
             raise ValueError(
                 f"pnnx 写出的 {_title(source)} 的 .param 不能用：{error}\n多半有 ncnn 不支持的算子"
             ) from error
-        targets = [stem.with_name(f"{stem.name}.{kind}") for kind in ("param", "bin")]
-        for path, target in zip(made, targets, strict=True):
+        param, weights = (stem.with_name(f"{stem.name}.{kind}") for kind in ("param", "bin"))
+        for path, target in zip(made, (param, weights), strict=True):
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
-    return ConvertedModel(*targets, log)
+    return ConvertedModel(param, weights, log)
 
 
-def _title(source):
+def _title(source: Any) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else type(source).__name__
 
 
-def _stage(source, inputs, folder):
+def _stage(source: Any, inputs: Sequence[Any] | None, folder: Path) -> str:
     """把要转换的模型放进临时文件夹，用一个不含空格与中文的名字。"""
     if isinstance(source, str | os.PathLike):
         path = Path(source)
@@ -118,7 +128,14 @@ class NcnnRunner:
     直接送进 LSTM 的输入，每次运行前都查形状：ncnn 不查，宽不对就读到数组外面去。
     """
 
-    def __init__(self, param_path, bin_path, *, num_threads: int = 1, fp16: bool = False):
+    def __init__(
+        self,
+        param_path: str | os.PathLike,
+        bin_path: str | os.PathLike,
+        *,
+        num_threads: int = 1,
+        fp16: bool = False,
+    ) -> None:
         import ncnn
 
         bin_layout(param_path, bin_path)
@@ -128,7 +145,7 @@ class NcnnRunner:
         self.outputs = sorted(
             blob for layer in param.layers if layer.type != "Input" for blob in layer.tops if blob not in used
         )
-        self._shapes = _lstm_inputs(param)
+        self.shapes = _lstm_inputs(param)
         self._mat = ncnn.Mat
         self.net = ncnn.Net()
         option = self.net.opt
@@ -137,7 +154,7 @@ class NcnnRunner:
         if self.net.load_param(str(param_path)) or self.net.load_model(str(bin_path)):
             raise ValueError(f"ncnn 载入 {param_path} 与 {bin_path} 失败")
 
-    def __call__(self, *arrays):
+    def __call__(self, *arrays: ArrayLike) -> Any:
         """按输入的次序给数组，按名字排序（out0、out1……）返回输出；只有一个输出时直接返回它。
 
         ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型，
@@ -162,14 +179,14 @@ class NcnnRunner:
             results.append(np.array(mat))  # 复制一份，不借用 ncnn 的内存
         return results[0] if len(results) == 1 else tuple(results)
 
-    def _checked(self, name, array):
+    def _checked(self, name: str, array: ArrayLike) -> np.ndarray:
         """连续的 float32；形状不合 LSTM 的要求就报错，免得 ncnn 越界读写、连累整个进程。"""
         array = np.asarray(array)
         if array.dtype.kind not in "fiub":
             hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""
             raise ValueError(f"输入 {name} 应是实数（float32），得到 {array.dtype}{hint}")
-        if name in self._shapes:
-            rows, width = self._shapes[name]
+        if name in self.shapes:
+            rows, width = self.shapes[name]
             wanted, hint = f"({rows or 'T'}, {width})", ""
             if array.ndim != 2:
                 hint = "ncnn 没有批这一维，要先去掉" if array.ndim > 2 else "一帧也要写成二维，如 frame[None]"
@@ -182,9 +199,10 @@ class NcnnRunner:
         return np.ascontiguousarray(array, np.float32)
 
 
-def _lstm_inputs(param):
+def _lstm_inputs(param: NcnnParam) -> dict[str, tuple[int | None, int]]:
     """直接（或只隔着 Split）送进 LSTM 的输入：{名字: (行数, 宽)}，行数 None 是任意的帧数。"""
-    source, shapes = {}, {}  # 数据块 → 它原样来自哪个输入
+    source: dict[str, str] = {}  # 数据块 → 它原样来自哪个输入
+    shapes: dict[str, tuple[int | None, int]] = {}
     for layer in param.layers:
         if layer.type == "Input":
             source[layer.tops[0]] = layer.tops[0]
@@ -200,15 +218,18 @@ def _lstm_inputs(param):
     return shapes
 
 
-def run_streaming(runner: NcnnRunner, frames, state):
+def run_streaming(
+    runner: NcnnRunner, frames: ArrayLike, state: Iterable[ArrayLike]
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """逐帧运行：``frames`` (T, 特征)，模型的输入是 x、h、c，输出是 y、h'、c'。
 
     ``state`` 是初始状态 (h, c)，各 (方向数, H)。返回整段输出 (T, 输出数) 与末状态。
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")
-    rows = []
+    rows, now = [], tuple(map(np.asarray, state))
     for frame in np.asarray(frames):
-        y, *state = runner(frame[None], *state)
+        y, *after = runner(frame[None], *now)
         rows.append(y)
-    return np.concatenate(rows), tuple(state)
+        now = tuple(after)
+    return np.concatenate(rows), now

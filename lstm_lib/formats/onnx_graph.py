@@ -1,21 +1,26 @@
 """ONNX 计算图：导出、化简、数算子、逐节点求值、折出图中的常量。格式依据：onnx.proto。"""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from lstm_lib.book.tables import Code, Table
 from lstm_lib.formats.quiet import quiet
+
+Model = onnx.ModelProto | str | os.PathLike
 
 # 读权重时允许就地算出的算子：只搬运数据，不会凭空变大；Concat 另查总量
 _FOLDABLE = {"Identity", "Slice", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Cast", "Split"}
 _MAX_ELEMENTS = 1 << 28
 
 
-def load_model(model_or_path) -> onnx.ModelProto:
+def load_model(model_or_path: Model) -> onnx.ModelProto:
     """读入 ONNX 模型（连同外部数据）；已是 ``ModelProto`` 的原样返回。
 
     文件不存在、不是 ONNX、外部数据缺失时报 ``ValueError`` 或 ``OSError``，消息写明文件。
@@ -40,7 +45,7 @@ def load_model(model_or_path) -> onnx.ModelProto:
     return model
 
 
-def with_state(network):
+def with_state(network: Any) -> Any:
     """包一层：``forward(x, h, c) -> (掩蔽, h, c)``，于是初始状态成为图的输入。
 
     ``network`` 要有 ``forward_with_state(x, (h, c))``，见 ``irm.IRMNetwork``；h、c 形状 [层数×方向数, B, H]。
@@ -48,11 +53,11 @@ def with_state(network):
     import torch
 
     class WithState(torch.nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.network = network
 
-        def forward(self, x, h, c):
+        def forward(self, x: Any, h: Any, c: Any) -> tuple[Any, Any, Any]:
             mask, (h, c) = self.network.forward_with_state(x, (h, c))
             return mask, h, c
 
@@ -60,8 +65,15 @@ def with_state(network):
 
 
 def export(
-    module, inputs, path, *, exporter="torchscript", input_names=("x",), output_names=("y",), dynamic=None
-):
+    module: Any,
+    inputs: Sequence[Any],
+    path: str | os.PathLike,
+    *,
+    exporter: str = "torchscript",
+    input_names: Sequence[str] = ("x",),
+    output_names: Sequence[str] = ("y",),
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+) -> Path:
     """把 torch 模块导出成 ONNX 文件，返回路径；导出器的闲话都收起来。
 
     ``inputs`` 是示例输入的元组；``exporter`` 取 "torchscript"（``dynamo=False``）或 "dynamo"；
@@ -73,6 +85,7 @@ def export(
         raise ValueError(f"exporter 只能是 torchscript 或 dynamo，不能是 {exporter!r}")
     dynamic = dynamic or {}
     names = {"input_names": list(input_names), "output_names": list(output_names)}
+    extra: dict[str, Any]
     if exporter == "dynamo":
         axes = {axis: torch.export.Dim(axis) for sizes in dynamic.values() for axis in sizes.values()}
         shapes = tuple({k: axes[v] for k, v in dynamic.get(name, {}).items()} or None for name in input_names)
@@ -91,7 +104,7 @@ def export(
     return Path(path)
 
 
-def _check_axes(path, dynamic):
+def _check_axes(path: str | os.PathLike, dynamic: Mapping[str, Mapping[int, str]]) -> None:
     """导出器有时不听话：要求可变的输入轴必须真的可变，输出轴补上名字。"""
     model = onnx.load(path, load_external_data=False)
     for value in (*model.graph.input, *model.graph.output):
@@ -107,7 +120,7 @@ def _check_axes(path, dynamic):
             onnx.save(model, path)
 
 
-def simplify(model_or_path, path=None, **options) -> onnx.ModelProto:
+def simplify(model_or_path: Model, path: str | os.PathLike | None = None, **options: Any) -> onnx.ModelProto:
     """用 onnxsim 化简，在一组随机输入上比过化简前后的输出；给了 ``path`` 就写成文件。
 
     ``options`` 原样交给 ``onnxsim.simplify``，但 ``check_n`` 在这里默认为 1：它自己的默认是 0，什么也不比就说一致。
@@ -127,9 +140,11 @@ def simplify(model_or_path, path=None, **options) -> onnx.ModelProto:
     return model
 
 
-def _trial_shapes(model, fixed):
+def _trial_shapes(model: onnx.ModelProto, fixed: Mapping[str, Any]) -> dict[str, list[int]]:
     """有可变的轴、又不在 ``fixed`` 里的输入，各给一个试算用的形状；同名的轴同长，不同名的不同长。"""
-    sizes, shapes, known = {}, {}, axes(model)
+    sizes: dict[str, int] = {}
+    shapes: dict[str, list[int]] = {}
+    known = axes(model)
     for value in model.graph.input:
         shape = known[value.name]
         if value.name not in fixed and not all(isinstance(size, int) for size in shape):
@@ -139,22 +154,20 @@ def _trial_shapes(model, fixed):
     return shapes
 
 
-def operator_counts(model_or_path) -> dict[str, int]:
+def operator_counts(model_or_path: Model) -> dict[str, int]:
     """各算子的个数，按图中第一次出现的次序。"""
     return dict(Counter(node.op_type for node in load_model(model_or_path).graph.node))
 
 
-def operator_table(models: Mapping):
+def operator_table(models: Mapping[str, Model]) -> Table:
     """几个模型的算子并排成表：``{标题: 模型或路径}``，一行一种算子，最后一行是总数。"""
-    from lstm_lib.book.tables import Code, Table
-
     counts = [operator_counts(model) for model in models.values()]
     operators = sorted({op for c in counts for op in c}, key=lambda op: (op != "LSTM", op))
     rows = [[Code(op), *(c.get(op, "") for c in counts)] for op in operators]
     return Table(["算子", *models], [*rows, ["合计", *(sum(c.values()) for c in counts)]])
 
 
-def axes(model_or_path) -> dict[str, list]:
+def axes(model_or_path: Model) -> dict[str, list[int | str]]:
     """图的输入输出各有哪些轴：固定的是整数，可变的是名字。"""
     graph = load_model(model_or_path).graph
     return {
@@ -163,7 +176,7 @@ def axes(model_or_path) -> dict[str, list]:
     }
 
 
-def run(model_or_path, *arrays, optimize=True) -> list[np.ndarray]:
+def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> list[np.ndarray]:
     """用 onnxruntime（单线程）跑一次，``arrays`` 按图的输入次序给；返回全部输出。"""
     import onnxruntime
 
@@ -180,10 +193,10 @@ def run(model_or_path, *arrays, optimize=True) -> list[np.ndarray]:
     return session.run(None, dict(zip(names, arrays, strict=True)))
 
 
-def ancestors(model_or_path, tensor: str) -> list[onnx.NodeProto]:
+def ancestors(model_or_path: Model, tensor: str) -> list[onnx.NodeProto]:
     """算出名为 ``tensor`` 的中间结果要经过的节点，按图里的次序。"""
     graph = load_model(model_or_path).graph
-    wanted, found = {tensor}, []
+    wanted, found = {tensor}, list[onnx.NodeProto]()
     for node in reversed(graph.node):
         if wanted & set(node.output):
             found.insert(0, node)
@@ -193,7 +206,9 @@ def ancestors(model_or_path, tensor: str) -> list[onnx.NodeProto]:
     return found
 
 
-def trace(model_or_path, nodes, *arrays) -> dict[str, np.ndarray]:
+def trace(
+    model_or_path: Model, nodes: Iterable[onnx.NodeProto], *arrays: np.ndarray
+) -> dict[str, np.ndarray]:
     """在真实输入上求出 ``nodes`` 每个输出的值：把它们都添成图的输出，再跑一遍。"""
     model = onnx.ModelProto()
     model.CopyFrom(load_model(model_or_path))
@@ -203,7 +218,7 @@ def trace(model_or_path, nodes, *arrays) -> dict[str, np.ndarray]:
     return dict(zip(names, run(model, *arrays, optimize=False), strict=True))
 
 
-def constants(model_or_path):
+def constants(model_or_path: Model) -> Callable[[str], np.ndarray | None]:
     """返回一个函数：给它张量的名字，得到图中的常数；依赖图的输入的，得到 None。"""
     return _Constants(load_model(model_or_path)).get
 
@@ -216,14 +231,15 @@ def node_label(node: onnx.NodeProto) -> str:
 class _Constants:
     """按名字取图中的常量；必要时把只搬运数据的算子就地算出来。"""
 
-    def __init__(self, model):
+    def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
-        self.known = {t.name: t for t in model.graph.initializer}
+        self.known: dict[str, Any] = {t.name: t for t in model.graph.initializer}
         self.producer = {o: n for n in model.graph.node for o in n.output if o}
 
-    def get(self, name):
+    def get(self, name: str) -> np.ndarray | None:
         """名为 ``name`` 的常量；依赖图的输入时返回 None。"""
-        order, seen, placed, stack = [], set(), set(), [name]
+        order: list[onnx.NodeProto] = []
+        seen, placed, stack = set[int](), set[int](), [name]
         while stack:  # 自下而上排出要算的节点；不用递归，图再深也不怕
             current = stack[-1]
             node = self.producer.get(current)
@@ -248,10 +264,10 @@ class _Constants:
         value = self.known.get(name)
         return None if value is None else self._array(value)
 
-    def _array(self, value):
+    def _array(self, value: Any) -> np.ndarray:
         return value if isinstance(value, np.ndarray) else numpy_helper.to_array(value)
 
-    def _evaluate(self, node):
+    def _evaluate(self, node: onnx.NodeProto) -> None:
         from onnx.reference import ReferenceEvaluator
 
         feeds = {i: self._array(self.known[i]) for i in node.input if i}

@@ -5,12 +5,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
 
 from lstm_lib.formats import onnx_graph
-from lstm_lib.lstm import layouts
+from lstm_lib.lstm import LSTM, layouts
+from lstm_lib.lstm.conventions import State
+
+AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
 
 
 @dataclass(frozen=True)
@@ -35,12 +39,12 @@ class OnnxLSTM:
     hidden_size: int
     direction: str = "forward"
     layout: int = 0
-    attributes: Mapping = field(default_factory=dict)
+    attributes: Mapping[str, Any] = field(default_factory=dict)
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
 
 
-def read_lstm(model_or_path, name: str | None = None) -> OnnxLSTM:
+def read_lstm(model_or_path: onnx_graph.Model, name: str | None = None) -> OnnxLSTM:
     """读出图中的 LSTM 节点；有几个时用 ``name``（节点名或它的输出名）指定。
 
     W、R、B、P 必须是常量，或者由常量经搬运类算子（切片、拼接、转置……，即 dynamo 导出器的写法）得到。
@@ -66,8 +70,8 @@ def read_lstm(model_or_path, name: str | None = None) -> OnnxLSTM:
                 f"{where}：LSTM 节点 {label} 的权重 {text}（{inputs[key]}）不是常量；"
                 "请先用 onnxsim 化简，或导出时不要把权重当输入"
             )
-        if not inputs[key] and text in "WR":
-            raise ValueError(f"{where}：LSTM 节点 {label} 缺少权重 {text}")
+    if w is None or r is None:
+        raise ValueError(f"{where}：LSTM 节点 {label} 缺少权重 {'W' if w is None else 'R'}")
     hidden = attributes.pop("hidden_size", r.shape[-1] if r.ndim else None)
     direction = attributes.pop("direction", "forward")
     lstm = OnnxLSTM(
@@ -79,7 +83,7 @@ def read_lstm(model_or_path, name: str | None = None) -> OnnxLSTM:
     return lstm
 
 
-def _find_lstm(model, name, where):
+def _find_lstm(model: onnx.ModelProto, name: str | None, where: str) -> onnx.NodeProto:
     nodes = [n for n in model.graph.node if n.op_type == "LSTM" and n.domain in ("", "ai.onnx")]
     if not nodes:
         raise ValueError(f"{where}：图里没有 LSTM 节点")
@@ -94,8 +98,8 @@ def _find_lstm(model, name, where):
     return chosen[0]
 
 
-def _attribute(attribute):
-    value = onnx.helper.get_attribute_value(attribute)
+def _attribute(attribute: onnx.AttributeProto) -> Any:
+    value: Any = onnx.helper.get_attribute_value(attribute)
     if isinstance(value, bytes):
         return value.decode()
     if isinstance(value, list | tuple) or type(value).__name__.startswith("Repeated"):
@@ -104,7 +108,7 @@ def _attribute(attribute):
 
 
 # 规范里各属性的类型；损坏的文件里什么都可能有
-_TYPES = {
+_TYPES: dict[str, Any] = {
     "hidden_size": int,
     "direction": str,
     "layout": int,
@@ -114,14 +118,14 @@ _TYPES = {
 }
 
 
-def _check_types(attributes, where):
+def _check_types(attributes: Mapping[str, Any], where: str) -> None:
     for name, value in attributes.items():
         wrong = not isinstance(value, _TYPES.get(name, object))
         if wrong or (name == "activations" and not all(isinstance(a, str) for a in value)):
             raise ValueError(f"{where} 的属性 {name}={value!r} 类型不对")
 
 
-def _check_shapes(lstm, where):
+def _check_shapes(lstm: OnnxLSTM, where: str) -> None:
     directions = {"forward": 1, "reverse": 1, "bidirectional": 2}.get(lstm.direction)
     if directions is None:
         raise ValueError(f"{where}：LSTM 节点 {lstm.name} 的 direction={lstm.direction!r} 不认识")
@@ -148,7 +152,7 @@ def _check_shapes(lstm, where):
             raise ValueError(f"{where}：LSTM 节点 {lstm.name} 的 {key} 是 {value.dtype}，不是浮点数")
 
 
-def load_lstm(cls, model_or_path, name=None):
+def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: str | None = None) -> AnyLSTM:
     """ONNX 的 LSTM 节点 → LSTM；规格见 ONNX 算子文档 LSTM（opset 1–22）。
 
     layout=1 对应 batch_first。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值；
@@ -170,7 +174,7 @@ def load_lstm(cls, model_or_path, name=None):
     for d, suffix in enumerate(config.suffixes):
         parameters[f"weight_ih_l0{suffix}"] = layouts.reorder(node.W[d], "onnx", "torch")
         parameters[f"weight_hh_l0{suffix}"] = layouts.reorder(node.R[d], "onnx", "torch")
-        if config.bias:
+        if node.B is not None:
             bias = layouts.merge_bias(*np.split(node.B[d].astype(config.dtype), 2))
             parameters[f"bias_l0{suffix}"] = layouts.reorder(bias, "onnx", "torch")
     peepholes = None
@@ -186,7 +190,7 @@ def load_lstm(cls, model_or_path, name=None):
     )
 
 
-def _onnx_clip(node):
+def _onnx_clip(node: OnnxLSTM) -> float | None:
     """检查 layout 之外的属性，返回 clip（没有时 None）。"""
     attributes = dict(node.attributes)
     clip = attributes.pop("clip", None)
@@ -207,17 +211,18 @@ def _onnx_clip(node):
     return clip
 
 
-def _onnx_state(node):
+def _onnx_state(node: OnnxLSTM) -> State | None:
     """常量初态 → (h, c)，形状 (方向数, B, H)；没有或全零时 None（零本来就是缺省，且不限定批的大小）。"""
     given = [None if a is None or not a.any() else a for a in (node.initial_h, node.initial_c)]
     if all(a is None for a in given):
         return None
     shape = next(a.shape for a in given if a is not None)
     state = (np.zeros(shape, node.W.dtype) if a is None else a for a in given)
-    return tuple(a.swapaxes(0, 1) if node.layout else a for a in state)
+    h, c = (a.swapaxes(0, 1) if node.layout else a for a in state)
+    return h, c
 
 
-def _onnx_lengths(node):
+def _onnx_lengths(node: OnnxLSTM) -> np.ndarray | str | None:
     """sequence_lens：常量数组；没有是 None；由图的输入给出时是 "required"，调用时必须给 ``lengths``。"""
     if node.sequence_lens is None and len(node.inputs) > 4 and node.inputs[4]:
         return "required"

@@ -5,7 +5,9 @@ import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import IO
 
 
 class Log:
@@ -13,12 +15,12 @@ class Log:
 
     text = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return self.text
 
 
 @contextmanager
-def quiet():
+def quiet() -> Iterator[Log]:
     """收起这段代码的全部输出与警告；出错时把收起的文字附在异常后面，不会丢。
 
     用法：``with quiet() as log: ...``，之后 ``log.text`` 是收起的文字。
@@ -50,7 +52,7 @@ def quiet():
                 os.close(copy)
 
 
-def _read(file):
+def _read(file: IO[str]) -> str:
     file.flush()
     with open(file.fileno(), encoding="utf-8", errors="replace", closefd=False) as again:
         again.seek(0)

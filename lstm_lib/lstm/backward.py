@@ -4,11 +4,14 @@
 窥视孔、截幅、长短不一的序列不支持，遇到会报错。
 """
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lstm_lib.lstm import conventions
+from lstm_lib.lstm.conventions import Array, State
 
 
 class Gradients(NamedTuple):
@@ -17,13 +20,13 @@ class Gradients(NamedTuple):
     ``bias_l…`` 是两个偏置之和的梯度；PyTorch 的 bias_ih 与 bias_hh 各自的梯度都等于它。
     """
 
-    dx: np.ndarray
-    dh0: np.ndarray
-    dc0: np.ndarray
-    parameters: dict
+    dx: Array
+    dh0: Array
+    dc0: Array
+    parameters: dict[str, Array]
 
 
-def step_backward(gates, c_before, dh, dc) -> tuple:
+def step_backward(gates: Sequence[Array], c_before: Array, dh: Array, dc: Array) -> tuple[Array, Array]:
     """一个时间步的反向：gates 是 ``Gates``（i f g o c），dh、dc 是这一步输出的梯度（未投影的 h）。
 
     返回 (dz, dc_before)：dz (…, 4H) 是四个门的预激活值的梯度，门顺序 i f g o。
@@ -40,9 +43,17 @@ def step_backward(gates, c_before, dh, dc) -> tuple:
     return np.concatenate(dz, axis=-1), dc * f  # 记忆之路：只乘一个 f
 
 
-def backward(lstm, x, state, dy, dh=None, dc=None) -> Gradients:
+def backward(
+    lstm: Any,
+    x: ArrayLike,
+    state: State | None,
+    dy: ArrayLike | None,
+    dh: ArrayLike | None = None,
+    dc: ArrayLike | None = None,
+) -> Gradients:
     """给出损失对 y 及末态 (h, c) 的梯度，求对 x、初态与全部参数的梯度（前向会重算一遍）。
 
+    lstm 是 ``LSTM``（类型不写它：``forward`` 导入本模块，写了就绕成圈）。
     x、state 与前向所给的相同；dy 与 y 同形，dh、dc 与末态同形，None 表示零。
     """
     for name, label in (("peepholes", "窥视孔"), ("clip", "截幅"), ("lengths", "长短不一的序列")):
@@ -53,35 +64,36 @@ def backward(lstm, x, state, dy, dh=None, dc=None) -> Gradients:
     x, state = np.asarray(x, y.dtype), state or lstm.initial_state or (np.zeros_like(h), np.zeros_like(c))
     unbatched = x.ndim == 2
 
-    def inner(array):
+    def inner(array: Array) -> Array:
         return conventions.inward(array, lstm.config, unbatched)
 
-    def rows(array):
+    def rows(array: ArrayLike) -> Array:
         """状态 → (层数 × 方向数, B, …)。"""
         return np.array(array, y.dtype)[:, None] if unbatched else np.array(array, y.dtype)
 
     (dh, dc), (h0, c0) = map(rows, (dh, dc)), map(rows, state)
-    gates = [type(record)(*map(inner, record)) for record in gates]
+    gates = [[inner(a) for a in record] for record in gates]
     count, layers = lstm.config.num_directions, lstm.config.num_layers
     inputs, outputs = [inner(x)], []
     for layer in range(layers):  # 各层的 h 由门和 c 重新拼出来
         both = range(layer * count, (layer + 1) * count)
         outputs += [_hidden(lstm, layer, k - both.start, gates[k]) for k in both]
         inputs.append(np.concatenate([outputs[k] for k in both], axis=-1))
-    grads, dy = {}, inner(dy)
+    grads: dict[str, Array] = {}
+    flow = inner(dy)  # 流到这一层输出的梯度
     for layer in reversed(range(layers)):
-        dx = 0
-        for d, dy_d in enumerate(np.split(dy, count, axis=-1)):
+        dx: Any = 0
+        for d, dy_d in enumerate(np.split(flow, count, axis=-1)):
             k, end = layer * count + d, f"_l{layer}{lstm.config.suffixes[d]}"
             weights = {n.removesuffix(end): a for n, a in lstm.parameters.items() if n.endswith(end)}
             history = _History(inputs[layer], outputs[k], gates[k], h0[k], c0[k], end.endswith("_reverse"))
             dx_d, dh[k], dc[k], dweights = _direction(weights, history, dy_d, dh[k], dc[k])
             dx = dx + dx_d
             grads |= {name + end: value for name, value in dweights.items()}
-        dy = dx
+        flow = dx
     dh0, dc0 = (dh[:, 0], dc[:, 0]) if unbatched else (dh, dc)
     return Gradients(
-        conventions.outward(dy, lstm.config, unbatched),
+        conventions.outward(flow, lstm.config, unbatched),
         dh0,
         dc0,
         {name: grads[name] for name in lstm.parameters},
@@ -91,15 +103,17 @@ def backward(lstm, x, state, dy, dh=None, dc=None) -> Gradients:
 class _History(NamedTuple):
     """一层一个方向上前向走过的路。"""
 
-    x: np.ndarray  # (T, B, I)
-    h: np.ndarray  # (T, B, P)
-    gates: tuple  # 各 (T, B, H)
-    h0: np.ndarray
-    c0: np.ndarray
+    x: Array  # (T, B, I)
+    h: Array  # (T, B, P)
+    gates: Sequence[Array]  # i f g o c，各 (T, B, H)
+    h0: Array
+    c0: Array
     reverse: bool
 
 
-def _direction(weights, history, dy, dh, dc) -> tuple:
+def _direction(
+    weights: Mapping[str, Array], history: _History, dy: Array, dh: Array, dc: Array
+) -> tuple[Array, Array, Array, dict[str, Array]]:
     """一层一个方向：返回 dx、dh0、dc0 与各权重的梯度。"""
     x, h, gates, h0, c0, reverse = history
     if reverse:  # 倒着走的方向，把时间翻过来就是正着走
@@ -122,12 +136,13 @@ def _direction(weights, history, dy, dh, dc) -> tuple:
     return dx[::-1] if reverse else dx, dh, dc, grads
 
 
-def _hidden(lstm, layer, d, gates):
-    h = gates.o * np.tanh(gates.c)
+def _hidden(lstm: Any, layer: int, d: int, gates: Sequence[Array]) -> Array:
+    *_, o, c = gates
+    h = o * np.tanh(c)
     weight_hr = lstm.parameters.get(f"weight_hr_l{layer}{lstm.config.suffixes[d]}")
     return h if weight_hr is None else h @ weight_hr.T
 
 
-def _outer_sum(a, b):
+def _outer_sum(a: Array, b: Array) -> Array:
     """Σ a⊗b，对时间与批求和：一次矩阵乘法。"""
     return a.reshape(-1, a.shape[-1]).T @ b.reshape(-1, b.shape[-1])

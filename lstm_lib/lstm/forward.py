@@ -5,20 +5,32 @@
 """
 
 import os
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lstm_lib.lstm import conventions, layouts, weight_file
+from lstm_lib.lstm.backward import Gradients, backward
+from lstm_lib.lstm.conventions import Array, State
 
 
-def sigmoid(x) -> np.ndarray:
+def sigmoid(x: ArrayLike) -> Array:
     """σ(x) = 1/(1+e⁻ˣ)。指数只取 −|x|，所以 x 再大也不溢出，很负时也不丢相对精度。"""
     e = np.exp(-np.abs(x))
     return np.where(np.asarray(x) >= 0, 1, e) / (1 + e)
 
 
-def step(x, h, c, weight_ih, weight_hh, bias=0.0, weight_hr=None) -> tuple:
+def step(
+    x: Array,
+    h: Array,
+    c: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias: ArrayLike = 0.0,
+    weight_hr: Array | None = None,
+) -> State:
     """一个时间步：x (…, I)、h (…, P)、c (…, H) → 新的 (h, c)。
 
     weight_ih (4H, I)、weight_hh (4H, P)、bias (4H,) 的门顺序是 i f g o；
@@ -35,11 +47,11 @@ def step(x, h, c, weight_ih, weight_hh, bias=0.0, weight_hr=None) -> tuple:
 class Gates(NamedTuple):
     """一层一个方向上各时刻的门 i f g o 与细胞状态 c，前几维与输入相同，最后一维是 H。"""
 
-    i: np.ndarray
-    f: np.ndarray
-    g: np.ndarray
-    o: np.ndarray
-    c: np.ndarray
+    i: Array
+    f: Array
+    g: Array
+    o: Array
+    c: Array
 
 
 class LSTM:
@@ -51,7 +63,16 @@ class LSTM:
     ``config`` 是全部尺寸，``parameters`` 是参数名到只读数组（两个偏置已合成一个 ``bias_l…``）。
     """
 
-    def __init__(self, config, parameters, *, peepholes=None, clip=None, initial_state=None, lengths=None):
+    def __init__(
+        self,
+        config: layouts.LSTMConfig,
+        parameters: Mapping[str, ArrayLike],
+        *,
+        peepholes: ArrayLike | None = None,
+        clip: float | None = None,
+        initial_state: State | None = None,
+        lengths: ArrayLike | None = None,
+    ) -> None:
         """``parameters`` 的名字与形状见 ``config.shapes()``。
 
         后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
@@ -62,7 +83,7 @@ class LSTM:
         if set(parameters) != set(shapes):
             odd = sorted(set(parameters) ^ set(shapes))
             raise ValueError(f"参数的名字与配置不符，多出或缺少：{'、'.join(odd)}")
-        self.parameters = {}
+        self.parameters: dict[str, Array] = {}
         for name, shape in shapes.items():
             array = np.array(parameters[name], dtype=dtype, order="C")
             if array.shape != shape:
@@ -76,13 +97,13 @@ class LSTM:
             for layer in range(config.num_layers)
         ]
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"LSTM({self.config})"
 
     # ------------------------------------------------------------ 权重从哪里来
 
     @classmethod
-    def from_torch(cls, module):
+    def from_torch(cls, module: Any) -> Self:
         """抄走 ``torch.nn.LSTM`` 的权重（层数、双向、偏置、batch_first、投影都认）；以后各走各的。"""
         if getattr(module, "mode", None) != "LSTM" or not hasattr(module, "weight_ih_l0"):
             raise ValueError(
@@ -103,7 +124,7 @@ class LSTM:
             dtype,
         )
 
-        def array(name):
+        def array(name: str) -> Array:
             tensor = getattr(module, name).detach().cpu()
             return (tensor.double() if dtype == "float64" else tensor.float()).numpy()
 
@@ -117,7 +138,7 @@ class LSTM:
         return cls(config, parameters)
 
     @classmethod
-    def from_bytes(cls, data, name=None):
+    def from_bytes(cls, data: bytes, name: str | None = None) -> Self:
         """权重文件的字节（格式见 ``weight_file``）→ LSTM；坏的数据抛 ``weight_file.WeightFileError``。"""
         return cls(*weight_file.decode(data, name))
 
@@ -134,7 +155,7 @@ class LSTM:
         return weight_file.encode(self.config, self.parameters)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> Self:
         """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。"""
         if not os.path.isfile(path):
             raise FileNotFoundError(f"找不到权重文件：{path}")
@@ -143,7 +164,7 @@ class LSTM:
             weight_file.read_header(head, str(path))
             return cls.from_bytes(head + file.read(), str(path))
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """写权重文件；写到一半出错时，原来的文件保持原样。"""
         from lstm_lib.files import atomic_path
 
@@ -151,24 +172,49 @@ class LSTM:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
 
-    def with_parameters(self, parameters):
+    def with_parameters(self, parameters: Mapping[str, ArrayLike]) -> Self:
         """换一套参数（训练走一步、改几个数），其余不变，返回新的 LSTM；没给的参数沿用原来的。"""
-        return type(self)(self.config, self.parameters | parameters, **self._options())
+        return type(self)(self.config, {**self.parameters, **parameters}, **self._options())
 
-    def astype(self, dtype):
+    def astype(self, dtype: DTypeLike) -> Self:
         """换成 float32 或 float64。"""
         from dataclasses import replace
 
         config = replace(self.config, dtype=np.dtype(dtype).name)
         return type(self)(config, self.parameters, **self._options())
 
-    def _options(self):
+    def _options(self) -> dict[str, Any]:
         names = ("peepholes", "clip", "initial_state", "lengths")
         return {name: getattr(self, name) for name in names}
 
     # ------------------------------------------------------------ 前向
 
-    def __call__(self, x, state=None, lengths=None, return_gates=False):
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = ...,
+        lengths: ArrayLike | None = ...,
+        *,
+        return_gates: Literal[True],
+    ) -> tuple[Array, State, list[Gates]]: ...
+
+    @overload
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = ...,
+        lengths: ArrayLike | None = ...,
+        return_gates: Literal[False] = ...,
+    ) -> tuple[Array, State]: ...
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        state: State | None = None,
+        lengths: ArrayLike | None = None,
+        return_gates: bool = False,
+    ) -> tuple[Array, State] | tuple[Array, State, list[Gates]]:
         """前向计算，返回 ``y, (h, c)``；``return_gates`` 时再多一个列表，每层每方向一个 ``Gates``。
 
         state 是 (h, c)，缺省为零；lengths (B,) 是各序列的有效步数，缺省都是 T：超出部分 y 为零、状态不变。
@@ -186,7 +232,8 @@ class LSTM:
                 k = layer * len(directions) + d
                 y, h[k], c[k], record = packed.run(x, h0[k], c0[k], lengths, return_gates)
                 outputs.append(y)
-                gates.append(record)
+                if record is not None:
+                    gates.append(record)
             x = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=-1)
         y = conventions.outward(x, config, unbatched)
         if unbatched:
@@ -199,19 +246,25 @@ class LSTM:
             [Gates(*(conventions.outward(a, config, unbatched) for a in record)) for record in gates],
         )
 
-    def backward(self, x, state, dy, dh=None, dc=None):
+    def backward(
+        self,
+        x: ArrayLike,
+        state: State | None,
+        dy: ArrayLike | None,
+        dh: ArrayLike | None = None,
+        dc: ArrayLike | None = None,
+    ) -> Gradients:
         """沿时间反向传播，见 ``backward.backward``。"""
-        from lstm_lib.lstm.backward import backward
-
         return backward(self, x, state, dy, dh, dc)
 
-    def _default_state(self, unbatched):
+    def _default_state(self, unbatched: bool) -> State | None:
         """ONNX 节点自带的缺省初态；不分批的调用去掉 B 那一维。"""
         if self.initial_state is None:
             return None
-        return tuple(a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
+        h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
+        return h, c
 
-    def _lengths(self, lengths, steps, batch):
+    def _lengths(self, lengths: ArrayLike | None, steps: int, batch: int) -> Array | None:
         """检查各序列的长度；都等于 T 时返回 None，走没有分支的快路。"""
         lengths = self.lengths if lengths is None else lengths
         if lengths is None:
@@ -235,24 +288,23 @@ class _Packed(NamedTuple):
     于是一次 tanh 管全部四个门，也永不溢出。矩阵转置后按行存放，乘法连续读内存。
     """
 
-    weight_ih: np.ndarray  # (I, 4H)
-    weight_hh: np.ndarray  # (P, 4H)
-    bias: np.ndarray | None  # (4H,)
-    weight_hr: np.ndarray | None  # (H, P)
-    peepholes: np.ndarray | None  # (3, H)，次序 i f o，同样乘过 ½
+    weight_ih: Array  # (I, 4H)
+    weight_hh: Array  # (P, 4H)
+    bias: Array | None  # (4H,)
+    weight_hr: Array | None  # (H, P)
+    peepholes: Array | None  # (3, H)，次序 i f o，同样乘过 ½
     clip: float | None
     reverse: bool
 
     @classmethod
-    def make(cls, lstm, end):
+    def make(cls, lstm: LSTM, end: str) -> Self:
         hidden, reverse = lstm.config.hidden_size, end.endswith("_reverse")
         half = np.repeat(np.array([0.5, 0.5, 0.5, 1], lstm.config.dtype), hidden)
 
-        def pack(name):
-            array = lstm.parameters.get(name + end)
-            if array is None:
-                return None
-            return np.ascontiguousarray(layouts.reorder(array, "torch", "ifog").T * half)
+        def pack(name: str) -> Array:
+            return np.ascontiguousarray(
+                layouts.reorder(lstm.parameters[name + end], "torch", "ifog").T * half
+            )
 
         weight_hr = lstm.parameters.get("weight_hr" + end)
         peepholes = lstm.peepholes
@@ -261,14 +313,16 @@ class _Packed(NamedTuple):
         return cls(
             pack("weight_ih"),
             pack("weight_hh"),
-            pack("bias"),
+            pack("bias") if lstm.config.bias else None,
             None if weight_hr is None else np.ascontiguousarray(weight_hr.T),
             peepholes,
             lstm.clip,
             reverse,
         )
 
-    def run(self, x, h, c, lengths, keep):
+    def run(
+        self, x: Array, h: Array, c: Array, lengths: Array | None, keep: bool
+    ) -> tuple[Array, Array, Array, Array | None]:
         """x (T, B, I) 从 (h, c) 走完；返回 y (T, B, P)、末态 h 与 c；``keep`` 时还有各时刻的 i f g o c。"""
         steps, batch, hidden = *x.shape[:2], c.shape[-1]
         # 与时间无关的一半：全部时刻的 W·x 是一个大矩阵乘法
@@ -298,16 +352,16 @@ class _Packed(NamedTuple):
                 h = np.multiply(o, work, out=y[t])
             else:
                 h = np.matmul(np.multiply(o, work, out=work), self.weight_hr, out=y[t])
-            if keep:
+            if record is not None:
                 for slot, value in zip(record, (i, f, g, o, c), strict=True):
                     slot[t] = value
-            if lengths is not None:
+            if lengths is not None and before is not None:
                 alive = (t < lengths)[:, None]
                 h, c[:] = np.where(alive, h, before[0]), np.where(alive, c, before[1])
                 y[t][t >= lengths] = 0
         return y, h, c, record
 
-    def _update_with_options(self, i, f, o, g, c):
+    def _update_with_options(self, i: Array, f: Array, o: Array, g: Array, c: Array) -> None:
         """带窥视孔或截幅的一步（ONNX 的选项）：就地把四个门的预激活值变成门，并更新 c。"""
         if self.peepholes is not None:
             i += self.peepholes[0] * c
@@ -319,7 +373,7 @@ class _Packed(NamedTuple):
             o += self.peepholes[2] * c  # 输出门看的是更新后的 c
         self._activate(o, half=True)
 
-    def _activate(self, *gates, half):
+    def _activate(self, *gates: Array, half: bool) -> None:
         """就地截幅并过激活函数；``half`` 的门是 σ，其输入已经乘过 ½。"""
         for gate in gates:
             if self.clip is not None:

@@ -3,11 +3,13 @@
 随机权重的一个最大差只说明错了。这里给每个门一个不同的常数，读到的常数是谁的，那个位置放的就是谁。
 """
 
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
 
 from lstm_lib.lstm import LSTM, layouts, sigmoid, step
+from lstm_lib.lstm.conventions import Array, State
 from lstm_lib.lstm.layouts import GATE_NAMES
 
 GATE_VALUES = {"i": 0.9, "f": 0.7, "g": -0.5, "o": 0.6}  # 四个门应当恒等于的常数，彼此隔得开
@@ -17,7 +19,7 @@ ARRAYS = ("bias_l0", "weight_ih_l0", "weight_hh_l0")
 TOLERANCE = 1e-3  # 容得下 fp16 存的权重；四个常数之间至少差 0.1
 
 
-def constant_gates(name, hidden=4) -> LSTM:
+def constant_gates(name: str, hidden: int = 4) -> LSTM:
     """一个 float64 的单层 LSTM，输入维数是 1：``name`` 那个数组放各门的常数，其余两个数组全零。
 
     矩阵只用第 0 列，所以输入 x₀ = 1、初态 h₀ = (1, 0, …) 时，四个门恰好是 ``GATE_VALUES``。
@@ -29,7 +31,7 @@ def constant_gates(name, hidden=4) -> LSTM:
     return LSTM(config, parameters)
 
 
-def check_gate_order(convert, hidden=4) -> None:
+def check_gate_order(convert: Callable[[LSTM], LSTM], hidden: int = 4) -> None:
     """检查一个转换程序把四个门放对了没有；放错时抛 AssertionError，点名数组、门与那里放的是谁。
 
     ``convert(lstm)`` 收一个 ``LSTM``（输入 1 维、``hidden`` 个单元、单层单向），返回转换之后的 ``LSTM``，
@@ -46,7 +48,7 @@ def check_gate_order(convert, hidden=4) -> None:
                 raise AssertionError(f"{GATE_NAMES[gate]} {gate} 错了（{name}）：应读到 {value}，{reason}")
 
 
-def _explain(name, gate, seen):
+def _explain(name: str, gate: str, seen: Array) -> str:
     """由数组 ``name`` 放常数时一个门各单元读到的数 ``seen`` (H,) 推断那里放的是什么。"""
     if np.ptp(seen) > TOLERANCE:
         return (
@@ -65,7 +67,16 @@ def _explain(name, gate, seen):
     )
 
 
-def culprit(pair, x, h, c, weight_ih, weight_hh, bias_ih, bias_hh) -> str:
+def culprit(
+    pair: State,
+    x: Array,
+    h: Array,
+    c: Array,
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array,
+    bias_hh: Array,
+) -> str:
     """手写的一步 ``pair = (h, c)`` 与 PyTorch 不同时，把常见的错法逐一试过，说出是哪一种恰好得出它。
 
     x (I,)、h (H,)、c (H,) 是这一步的输入与旧状态；权重同 ``torch.nn.LSTMCell``，门顺序 i f g o。

@@ -4,9 +4,11 @@
 其余函数都照表办事。把权重存成文件见 ``weight_file``。
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 GATE_ORDERS = {
     "torch": "ifgo",  # PyTorch、cuDNN、Keras（Keras 把 g 写作 c）
@@ -14,12 +16,13 @@ GATE_ORDERS = {
     "ncnn": "ifog",  # ncnn 写作 I F O G
 }
 GATE_NAMES = {"i": "输入门", "f": "遗忘门", "g": "候选值", "o": "输出门"}
+Shapes = dict[str, tuple[int, ...]]  # 参数名 → 形状
 
 
 # ---------------------------------------------------------------- 门顺序
 
 
-def gate_order(name) -> str:
+def gate_order(name: str) -> str:
     """把 ``"torch"``、``"onnx"``、``"ncnn"`` 或任意一个 i f g o 的排列，变成四个字母的门顺序。"""
     order = GATE_ORDERS.get(name, name)
     if not isinstance(order, str) or sorted(order) != sorted("ifgo"):
@@ -29,7 +32,7 @@ def gate_order(name) -> str:
     return order
 
 
-def split_gates(array, order="torch", axis=0) -> dict:
+def split_gates(array: ArrayLike, order: str = "torch", axis: int = 0) -> dict[str, np.ndarray]:
     """把四个门叠在一起的数组切成四块：``{"i": …, "f": …, "g": …, "o": …}``，每块是原数组的视图。"""
     order, array = gate_order(order), np.asarray(array)
     if array.shape[axis] % 4:
@@ -38,12 +41,12 @@ def split_gates(array, order="torch", axis=0) -> dict:
     return {gate: blocks[gate] for gate in "ifgo"}
 
 
-def join_gates(blocks, order="torch", axis=0) -> np.ndarray:
+def join_gates(blocks: Mapping[str, np.ndarray], order: str = "torch", axis: int = 0) -> np.ndarray:
     """``split_gates`` 的逆：按 ``order`` 把四块叠成一个数组。"""
     return np.concatenate([blocks[gate] for gate in gate_order(order)], axis=axis)
 
 
-def reorder(array, source, target, axis=0) -> np.ndarray:
+def reorder(array: ArrayLike, source: str, target: str, axis: int = 0) -> np.ndarray:
     """把门顺序从 ``source`` 换成 ``target``，返回新数组；``axis`` 是四个门叠放的那一维（长 4H）。"""
     return join_gates(split_gates(array, source, axis), target, axis)
 
@@ -51,7 +54,7 @@ def reorder(array, source, target, axis=0) -> np.ndarray:
 # ---------------------------------------------------------------- 偏置
 
 
-def merge_bias(bias_ih, bias_hh) -> np.ndarray:
+def merge_bias(bias_ih: ArrayLike, bias_hh: ArrayLike) -> np.ndarray:
     """两个偏置合成一个：它们在公式里只以和的形式出现，所以导出时相加。"""
     bias_ih, bias_hh = np.asarray(bias_ih), np.asarray(bias_hh)
     if bias_ih.shape != bias_hh.shape:
@@ -59,7 +62,7 @@ def merge_bias(bias_ih, bias_hh) -> np.ndarray:
     return bias_ih + bias_hh
 
 
-def split_bias(bias) -> tuple:
+def split_bias(bias: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """一个偏置拆回两个，供只认两个偏置的格式使用：全放进 bias_ih，bias_hh 填零（拆法不唯一）。"""
     bias = np.array(bias)
     return bias, np.zeros_like(bias)
@@ -81,7 +84,7 @@ class LSTMConfig:
     proj_size: int = 0
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, least in (("input_size", 1), ("hidden_size", 1), ("num_layers", 1), ("proj_size", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -95,7 +98,7 @@ class LSTMConfig:
             raise ValueError(f"dtype 应为 float32 或 float64，得到 {self.dtype!r}")
 
     @property
-    def suffixes(self) -> tuple:
+    def suffixes(self) -> tuple[str, ...]:
         """每个方向的参数名后缀，与 PyTorch 相同：正向没有，反向是 ``_reverse``。"""
         return {"forward": ("",), "reverse": ("_reverse",), "bidirectional": ("", "_reverse")}[self.direction]
 
@@ -108,13 +111,14 @@ class LSTMConfig:
         """一个方向上 h 的维数 P：有投影时是 proj_size，否则是 hidden_size。"""
         return self.proj_size or self.hidden_size
 
-    def layer_input_size(self, layer) -> int:
+    def layer_input_size(self, layer: int) -> int:
         """第 ``layer`` 层吃进的维数：第 0 层是 input_size，往上是下一层各方向输出之和。"""
         return self.num_directions * self.output_size if layer else self.input_size
 
-    def shapes(self, biases=("bias",)) -> dict:
+    def shapes(self, biases: Sequence[str] = ("bias",)) -> Shapes:
         """参数名到形状，次序即权重文件里的存放次序。``biases`` 是每组偏置的名字，缺省合成一个。"""
-        gates, shapes = 4 * self.hidden_size, {}
+        gates = 4 * self.hidden_size
+        shapes: Shapes = {}
         for layer in range(self.num_layers):
             for suffix in self.suffixes:
                 end = f"_l{layer}{suffix}"
@@ -126,24 +130,31 @@ class LSTMConfig:
         return shapes
 
 
-def torch_shapes(input_size, hidden_size, num_layers=1, bidirectional=False, bias=True, proj_size=0) -> dict:
+def torch_shapes(
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    bias: bool = True,
+    proj_size: int = 0,
+) -> Shapes:
     """``torch.nn.LSTM`` 全部参数的名字与形状，次序同 ``named_parameters()``（每个方向两个偏置）。"""
     direction = "bidirectional" if bidirectional else "forward"
     config = LSTMConfig(input_size, hidden_size, num_layers, direction, bias, proj_size=proj_size)
     return config.shapes(biases=("bias_ih", "bias_hh"))
 
 
-def onnx_shapes(input_size, hidden_size, bidirectional=False, bias=True) -> dict:
+def onnx_shapes(input_size: int, hidden_size: int, bidirectional: bool = False, bias: bool = True) -> Shapes:
     """ONNX 的 LSTM 节点（恒为一层）的 W、R、B 形状；方向在最前一维，B 里两个偏置首尾相接。"""
     directions, gates = 1 + bool(bidirectional), 4 * hidden_size
-    shapes = {"W": (directions, gates, input_size), "R": (directions, gates, hidden_size)}
+    shapes: Shapes = {"W": (directions, gates, input_size), "R": (directions, gates, hidden_size)}
     return shapes | ({"B": (directions, 2 * gates)} if bias else {})
 
 
-def ncnn_shapes(input_size, hidden_size, bidirectional=False, proj_size=0) -> dict:
+def ncnn_shapes(input_size: int, hidden_size: int, bidirectional: bool = False, proj_size: int = 0) -> Shapes:
     """ncnn 的 LSTM 层（恒为一层）在 .bin 里依次存放的数组；偏置永远在，且已合成一个。"""
     directions, gates = 1 + bool(bidirectional), 4 * hidden_size
-    shapes = {
+    shapes: Shapes = {
         "weight_xc": (directions, gates, input_size),
         "bias": (directions, gates),
         "weight_hc": (directions, gates, proj_size or hidden_size),

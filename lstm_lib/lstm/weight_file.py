@@ -25,7 +25,9 @@
 
 import struct
 import zlib
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +37,7 @@ MAGIC = b"\x89LSTM\r\n\x1a"
 VERSION = 1
 HEADER_SIZE = 64
 FLAG_BIAS, FLAG_BATCH_FIRST, FLAG_BIDIRECTIONAL, FLAG_REVERSE = 1, 2, 4, 8
-DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
+DTYPES: dict[int, np.dtype] = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
 
 HEADER_FIELDS = [  # (偏移, 长度, struct 格式, 名字, 说明)
     (0, 8, "8s", "magic", "魔数"),
@@ -58,13 +60,13 @@ _HEADER = struct.Struct("<" + "".join(field[2] for field in HEADER_FIELDS))
 class WeightFileError(ValueError):
     """权重文件不可用；``offset`` 是出问题的字节在文件里的位置（从 0 数起）。"""
 
-    def __init__(self, message, offset, name=None):
+    def __init__(self, message: str, offset: int, name: str | None = None) -> None:
         self.offset = offset
         where = f"权重文件 {name}" if name else "权重数据"
         super().__init__(f"{where}：第 {offset} 字节处，{message}")
 
 
-def array_layout(config) -> list:
+def array_layout(config: LSTMConfig) -> list[tuple[str, int, tuple[int, ...]]]:
     """数据区里每个数组的 (参数名, 文件偏移, 形状)。"""
     itemsize, offset, rows = np.dtype(config.dtype).itemsize, HEADER_SIZE, []
     for name, shape in config.shapes().items():
@@ -73,13 +75,13 @@ def array_layout(config) -> list:
     return rows
 
 
-def file_size(config) -> int:
+def file_size(config: LSTMConfig) -> int:
     """权重文件的总字节数。第 1 层以上各层尺寸相同，所以只数两层：读到荒唐的层数也不会卡住。"""
     one, two = (sum(map(_count, replace(config, num_layers=layers).shapes().values())) for layers in (1, 2))
     return HEADER_SIZE + np.dtype(config.dtype).itemsize * (one + (two - one) * (config.num_layers - 1))
 
 
-def encode(config, arrays) -> bytes:
+def encode(config: LSTMConfig, arrays: Mapping[str, np.ndarray]) -> bytes:
     """把配置与参数（名字到数组，形状须合 ``config.shapes()``）编成权重文件的全部字节。"""
     code = {np.dtype(d).name: k for k, d in DTYPES.items()}[config.dtype]
     chunks = []
@@ -96,7 +98,7 @@ def encode(config, arrays) -> bytes:
     return header + struct.pack("<I", zlib.crc32(header)) + data
 
 
-def read_header(data, name=None) -> dict:
+def read_header(data: bytes, name: str | None = None) -> dict[str, Any]:
     """检查文件头并返回各字段（名字见 ``HEADER_FIELDS``）；不合规格抛 ``WeightFileError``，指明字节与原因。
 
     只需要文件的前 64 个字节；``name`` 是文件名，只用在报错里。
@@ -136,7 +138,7 @@ def read_header(data, name=None) -> dict:
     return fields
 
 
-def header_config(fields) -> LSTMConfig:
+def header_config(fields: Mapping[str, Any]) -> LSTMConfig:
     """文件头各字段对应的配置。"""
     flags = fields["flags"]
     return LSTMConfig(
@@ -151,7 +153,7 @@ def header_config(fields) -> LSTMConfig:
     )
 
 
-def decode(data, name=None) -> tuple:
+def decode(data: bytes, name: str | None = None) -> tuple[LSTMConfig, dict[str, np.ndarray]]:
     """权重文件的全部字节 → (配置, 参数名到数组)；截断、损坏、别的格式、未来的版本都会被拒绝。"""
     fields = read_header(data, name)
     end = HEADER_SIZE + fields["data_size"]
@@ -178,7 +180,7 @@ def decode(data, name=None) -> tuple:
     return config, arrays
 
 
-def _check_magic(data, name):
+def _check_magic(data: bytes, name: str | None) -> None:
     """魔数不对时，指出第一个不同的字节；文本方式传输弄坏的换行单独说明。"""
     if bytes(data[:8]) == MAGIC:
         return
@@ -190,7 +192,7 @@ def _check_magic(data, name):
     raise WeightFileError(f"魔数应为 {MAGIC[at]:#04x}，读到 {found}{hint}", at, name)
 
 
-def _count(shape) -> int:
+def _count(shape: Iterable[int]) -> int:
     """数组的元素个数；用 Python 整数算，尺寸再大也不溢出。"""
     count = 1
     for size in shape:

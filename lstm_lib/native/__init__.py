@@ -7,13 +7,16 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from lstm_lib.lstm import LSTM, conventions
+from lstm_lib.lstm.conventions import State
 from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
 from lstm_lib.native.library import choose_level, excerpt, levels, load, load_steps
-from lstm_lib.native.pack import aligned, pack_cell, quantize_rows, split_units
+from lstm_lib.native.pack import Cell, aligned, pack_cell, quantize_rows, split_units
 
 __all__ = [
     "NativeBuildError",
@@ -28,6 +31,7 @@ __all__ = [
 ]
 
 FLOAT32 = np.dtype(np.float32)
+Source = LSTM | bytes | bytearray | memoryview | str | Path  # 权重从哪里来
 INT8_COLUMNS = 2**16  # 再宽，255·127·K 就可能超出 int32
 
 
@@ -41,7 +45,13 @@ class NativeLSTM:
     对象建好后只读：任意多个线程、任意多个流共用一份权重，计算时不占 Python 的全局锁。
     """
 
-    def __init__(self, lstm, dtype="float32", level=None, flags=()):
+    def __init__(
+        self,
+        lstm: Source,
+        dtype: str = "float32",
+        level: str | None = None,
+        flags: tuple[str, ...] = (),
+    ) -> None:
         if dtype not in ("float32", "int8"):
             raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
@@ -63,7 +73,7 @@ class NativeLSTM:
         self._net = self._ffi.new("lstm_net *", (number, quantized, *shape, structs))
         self._keep = structs  # cffi 的结构只借用指针，要有人拿着
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"NativeLSTM({self.config}, dtype={self.dtype!r}, level={self.level!r})"
 
     @property
@@ -71,7 +81,7 @@ class NativeLSTM:
         """打包后全部权重的字节数（含补零、偏置、量化步长）。"""
         return sum(cell.nbytes for cell in self.cells)
 
-    def __call__(self, x, state=None):
+    def __call__(self, x: ArrayLike, state: State | None = None) -> tuple[np.ndarray, State]:
         """整段计算，返回 ``y, (h, c)``。形状不对、序列为空都抛 ``ValueError``。"""
         config = self.config
         x, unbatched = conventions.sequence(x, config, FLOAT32)
@@ -88,17 +98,17 @@ class NativeLSTM:
         """新开一路流：自带状态（几 KB），与别的流共用权重。"""
         return Stream(self)
 
-    def _struct(self, cell):
+    def _struct(self, cell: Cell) -> tuple:
         arrays = (cell.weight, cell.bias, cell.scale, cell.offset, cell.projection)
         sizes = (cell.input_size, cell.hidden_size, cell.output_size, cell.wide, cell.narrow, cell.backward)
         return (*sizes, *(self._ffi.NULL if a is None else self._pointer(a, typed=False) for a in arrays))
 
-    def _pointer(self, array, typed=True):
+    def _pointer(self, array: np.ndarray, typed: bool = True) -> Any:
         """数组的首地址；数组要由别人拿着，直到 C 用完。"""
         return self._ffi.cast("float *" if typed else "void *", array.ctypes.data)
 
 
-def activation(name, x, level=None) -> np.ndarray:
+def activation(name: str, x: ArrayLike, level: str | None = None) -> np.ndarray:
     """内核里的快速 tanh 或 sigmoid，逐元素作用于 float32 数组 x；``name`` 是 "tanh" 或 "sigmoid"。"""
     ffi, lib = load()
     x = np.ascontiguousarray(x, FLOAT32)
@@ -111,7 +121,7 @@ def activation(name, x, level=None) -> np.ndarray:
 class _Buffers:
     """一次调用（或一路流）的状态、草稿与对应的 C 结构。"""
 
-    def __init__(self, fast, h, c, frames, batch):
+    def __init__(self, fast: NativeLSTM, h: np.ndarray, c: np.ndarray, frames: int, batch: int) -> None:
         ffi, lib = fast._ffi, fast._lib
         self.h, self.c, self.fast = h, c, fast
         self.scratch = aligned(lib.lstm_scratch_bytes(fast._net, frames, batch), np.uint8)
@@ -125,7 +135,7 @@ class Stream:
     一路流同一时刻只能由一个线程使用；不同的流互不相干。
     """
 
-    def __init__(self, fast):
+    def __init__(self, fast: NativeLSTM) -> None:
         config = fast.config
         if config.direction != "forward":
             raise ValueError(f"direction={config.direction!r} 的 LSTM 要看到未来的帧，不能逐帧流式计算")
@@ -137,7 +147,7 @@ class Stream:
         # 地址只取一次：每次调用都取，一微秒里有小半花在这上面
         self._x_pointer, self._y_pointer = fast._pointer(self._x), fast._pointer(self._y)
 
-    def step(self, x) -> np.ndarray:
+    def step(self, x: ArrayLike) -> np.ndarray:
         """送进一帧 x (input_size,)，返回这一帧的 y (output_size,)，是新的数组。"""
         # 先查类型与形状：下面的赋值会把标量悄悄铺满一帧，把复数的虚部悄悄丢掉
         if x.__class__ is not np.ndarray or x.dtype is not FLOAT32 or x.shape != self._shape:
@@ -146,19 +156,19 @@ class Stream:
         self._run(self._struct, self._x_pointer, self._y_pointer, 1)
         return self._y.copy()
 
-    def repeat(self, x, times) -> None:
+    def repeat(self, x: ArrayLike, times: int) -> None:
         """在 C 里把 ``step(x)`` 重复 ``times`` 遍，不回 Python：用来量 Python 占了多少时间。"""
         self._x[...] = self._convert(x)
         self._lib.lstm_repeat(self._struct, self._x_pointer, self._y_pointer, times)
 
-    def reset(self, state=None) -> None:
+    def reset(self, state: State | None = None) -> None:
         """状态清零，或换成 state = (h, c)，形状各为 (层数, …)。"""
         config = self._buffers.fast.config
         h, c = conventions.initial_state(state, config, 1, state is not None, FLOAT32)
         self._buffers.h[:], self._buffers.c[:] = h, c
 
     @property
-    def state(self) -> tuple[np.ndarray, np.ndarray]:
+    def state(self) -> State:
         """此刻的 (h, c)，形状各为 (层数, …)，是副本。"""
         return self._buffers.h[:, 0].copy(), self._buffers.c[:, 0].copy()
 
@@ -168,14 +178,14 @@ class Stream:
         arrays = (self._buffers.h, self._buffers.c, self._buffers.scratch, self._x, self._y)
         return sum(a.nbytes for a in arrays)
 
-    def _convert(self, x):
+    def _convert(self, x: ArrayLike) -> np.ndarray:
         x = conventions.real(x, "输入 x", FLOAT32)
         if x.shape != self._shape:
             raise ValueError(f"一帧输入 x 的形状应为 {self._shape}，得到 {x.shape}")
         return np.ascontiguousarray(x)
 
 
-def _read(lstm) -> LSTM:
+def _read(lstm: Source) -> LSTM:
     """三种来源都经过权重文件的字节：尺寸、长度、CRC 在那里检查过，C 只看见合格的数组。"""
     if isinstance(lstm, str | Path):
         return LSTM.load(lstm)

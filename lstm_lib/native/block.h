@@ -6,7 +6,8 @@
 typedef float vf __attribute__((vector_size(4 * V)));
 typedef int32_t vi __attribute__((vector_size(4 * V)));
 typedef int8_t FN(vb) __attribute__((vector_size(4 * V)));
-typedef float FN(uf) __attribute__((vector_size(4 * V), aligned(4), may_alias)); /* 读写内存时不要求对齐 */
+/* 读写内存用的三个，不要求对齐 */
+typedef float FN(uf) __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef int32_t FN(ui) __attribute__((vector_size(4 * V), aligned(4), may_alias));
 typedef int8_t FN(ub) __attribute__((vector_size(4 * V), aligned(1), may_alias));
 #define LOAD(p) ((vf) * (const FN(uf) *)(p))
@@ -98,27 +99,30 @@ INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_
 
 // [反量化]
 /* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。 */
-INLINE const int8_t *FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step, int n,
-                                  const int32_t *offset, const float *scale, vf acc[][4]) {
+INLINE const int8_t *FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step,
+                                  int n, const int32_t *offset, const float *scale, vf acc[][4]) {
     vi sum[MOST][4];
     for (int j = 0; j < n; j++)
-        for (int gate = 0; gate < 4; gate++) sum[j][gate] = DOT_OFFSET ? LOADI(offset + gate * V) : (vi){0};
+        for (int gate = 0; gate < 4; gate++)
+            sum[j][gate] = DOT_OFFSET ? LOADI(offset + gate * V) : (vi){0};
     w = FN(dot8)(w, size, x, size, n, sum);
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
-            acc[j][gate] += __builtin_convertvector(sum[j][gate], vf) * (LOAD(scale + gate * V) * step[j]);
+            acc[j][gate] +=
+                __builtin_convertvector(sum[j][gate], vf) * (LOAD(scale + gate * V) * step[j]);
     return w;
 }
 // [/反量化]
 
 /* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；rows 的第 at 行起共 n 行。 */
-INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at, int n, int quantized,
-                        vf acc[][4]) {
-    int64_t before = part ? in->other : 0, start = 4 * ((int64_t)unit * (in->size + in->other) + V * before);
+INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
+                        int n, int quantized, vf acc[][4]) {
+    const int64_t before = part ? in->other : 0;
+    const int64_t start = 4 * ((int64_t)unit * (in->size + in->other) + V * before);
     if (quantized) {
         const int64_t row = 4 * (2 * (int64_t)unit + part * V);
-        FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size, in->step + at, n,
-                     cell->offset + row, cell->scale + row, acc);
+        FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size,
+                     in->step + at, n, cell->offset + row, cell->scale + row, acc);
     } else {
         const float *w = (const float *)cell->weight + start, *x = in->f + at * in->stride;
         if (n == 1)
@@ -130,45 +134,53 @@ INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *i
 
 // [一块]
 /* 输入投影：n 行的 b + W x 存进 pre，留给后面逐帧的循环。 */
-INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int64_t at, int n, int quantized,
-                             float *pre, int64_t units) {
+INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int64_t at, int n,
+                             int quantized, float *pre, int64_t units) {
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++) acc[j][gate] = LOAD(cell->bias + 4 * unit + gate * V);
     FN(product)(cell, unit, 0, x, at, n, quantized, acc);
     for (int j = 0; j < n; j++)
-        for (int gate = 0; gate < 4; gate++) STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
+        for (int gate = 0; gate < 4; gate++)
+            STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
 }
 
 /* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。n 个序列一起走。 */
-INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t at, int n,
-                             int quantized, const float *pre, float *c, float *next, int64_t units) {
+INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
+                             int64_t at, int n, int quantized, const float *pre, float *c,
+                             float *next, int64_t units) {
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
-            acc[j][gate] = LOAD((pre ? pre + 4 * (at + j) * units : cell->bias) + 4 * unit + gate * V);
+            acc[j][gate] =
+                LOAD((pre ? pre + 4 * (at + j) * units : cell->bias) + 4 * unit + gate * V);
     if (!pre) FN(product)(cell, unit, 0, x, at, n, quantized, acc);
     FN(product)(cell, unit, 1, h, at, n, quantized, acc);
-    for (int j = 0; j < n; j++) FN(update)(acc[j], c + (at + j) * units + unit, next + (at + j) * h->stride + unit);
+    for (int j = 0; j < n; j++)
+        FN(update)(acc[j], c + (at + j) * units + unit, next + (at + j) * h->stride + unit);
 }
 // [/一块]
 
 /* 把 count 行分成 MOST、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。 */
-INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int quantized, float *pre,
-                        int64_t units) {
+INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
+                        int quantized, float *pre, int64_t units) {
     int64_t at = 0;
-    for (; count - at >= MOST; at += MOST) FN(project_some)(cell, unit, x, at, MOST, quantized, pre, units);
+    for (; count - at >= MOST; at += MOST)
+        FN(project_some)(cell, unit, x, at, MOST, quantized, pre, units);
     for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, quantized, pre, units);
     for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, quantized, pre, units);
 }
 
-INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count, int quantized,
-                        const float *pre, float *c, float *next, int64_t units) {
+INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
+                        int64_t count, int quantized, const float *pre, float *c, float *next,
+                        int64_t units) {
     int64_t at = 0;
     for (; count - at >= MOST; at += MOST)
         FN(advance_some)(cell, unit, x, h, at, MOST, quantized, pre, c, next, units);
-    for (; count - at >= 2; at += 2) FN(advance_some)(cell, unit, x, h, at, 2, quantized, pre, c, next, units);
-    for (; count - at >= 1; at += 1) FN(advance_some)(cell, unit, x, h, at, 1, quantized, pre, c, next, units);
+    for (; count - at >= 2; at += 2)
+        FN(advance_some)(cell, unit, x, h, at, 2, quantized, pre, c, next, units);
+    for (; count - at >= 1; at += 1)
+        FN(advance_some)(cell, unit, x, h, at, 1, quantized, pre, c, next, units);
 }
 
 #undef vf

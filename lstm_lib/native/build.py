@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.metadata import version
@@ -22,7 +23,8 @@ from lstm_lib.files import atomic_path, cache_dir
 
 HERE = Path(__file__).parent
 COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=fast", "-Wno-psabi"]
-X86 = {
+Job = tuple[Path, list[str]]  # 一个 C 文件与它的编译选项
+X86: dict[str, list[str]] = {
     "portable": [],
     "avx2": ["-mavx2", "-mfma"],
     "avx512": [
@@ -30,7 +32,7 @@ X86 = {
         "-mprefer-vector-width=512",
     ],
 }
-ARM = {"portable": [], "neon_dot": ["-march=armv8.2-a+dotprod"]}
+ARM: dict[str, list[str]] = {"portable": [], "neon_dot": ["-march=armv8.2-a+dotprod"]}
 LEVEL_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2, "neon_dot": 3}  # lstm.h 里的编号
 
 
@@ -38,7 +40,7 @@ class NativeBuildError(OSError):
     """C 内核编译不出来：没有编译器，或编译器报错。"""
 
 
-def machine_levels(machine=None) -> dict[str, list[str]]:
+def machine_levels(machine: str | None = None) -> dict[str, list[str]]:
     """这种处理器可以编译哪些指令集级别，各用什么选项；从低到高。"""
     machine = (machine or platform.machine()).lower()
     if machine in ("x86_64", "amd64"):
@@ -57,7 +59,9 @@ def compilers() -> list[list[str]]:
     return found
 
 
-def build(extra=(), directory=None, only=None) -> Path:
+def build(
+    extra: Iterable[str] = (), directory: str | os.PathLike | None = None, only: str | None = None
+) -> Path:
     """编译（或从缓存取得）内核的共享库，返回其路径；失败抛 ``NativeBuildError``，说明试过什么、怎么办。
 
     extra：额外的编译选项，章节用它关掉某一步优化作对比；only：只编这一个级别。
@@ -70,7 +74,7 @@ def build(extra=(), directory=None, only=None) -> Path:
     return build_library("lstm", [(HERE / name, flags) for name, flags in jobs], directory)
 
 
-def build_library(name, jobs, directory=None) -> Path:
+def build_library(name: str, jobs: Sequence[Job], directory: str | os.PathLike | None = None) -> Path:
     """编译 ``jobs``（每项是一个 C 文件与它的选项）并链接成共享库；已有缓存就直接返回。"""
     from filelock import FileLock
 
@@ -96,7 +100,9 @@ def build_library(name, jobs, directory=None) -> Path:
     )
 
 
-def compile_library(compiler, jobs, target, extra=()) -> None:
+def compile_library(
+    compiler: Sequence[str], jobs: Sequence[Job], target: str | os.PathLike, extra: Iterable[str] = ()
+) -> None:
     """用 ``compiler``（命令行的前几个词）编译各文件，链接成共享库 ``target``。"""
     base = [*compiler, *COMPILE, *extra]
     with tempfile.TemporaryDirectory() as folder:
@@ -110,7 +116,7 @@ def compile_library(compiler, jobs, target, extra=()) -> None:
         run([*base, "-shared", *objects, "-o", str(target), "-lm"])
 
 
-def dialect(compiler, flags) -> list[str]:
+def dialect(compiler: Sequence[str], flags: Iterable[str]) -> list[str]:
     """同一组选项在 zig cc 里的写法：它按本机 CPU 编译，除非指明；型号的名字也与 GCC 不同。"""
     if "ziglang" not in compiler:
         return list(flags)
@@ -119,7 +125,7 @@ def dialect(compiler, flags) -> list[str]:
     return ["-mcpu=baseline", *flags]
 
 
-def run(command) -> None:
+def run(command: Sequence[str]) -> None:
     """跑一条编译命令；失败时把编译器最后说的话带进异常。"""
     result = subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False, timeout=900
@@ -128,7 +134,7 @@ def run(command) -> None:
         raise NativeBuildError(f"编译器退出码 {result.returncode}，最后说：{result.stderr[-500:].strip()}")
 
 
-def _key(compiler, jobs) -> str:
+def _key(compiler: Sequence[str], jobs: Sequence[Job]) -> str:
     """缓存键：源码 + 选项 + 编译器的版本 + 机器。"""
     sources = {Path(source).resolve() for source, _ in jobs} | set(HERE.glob("*.h"))
     flags = [(Path(source).name, options) for source, options in jobs]
@@ -140,7 +146,7 @@ def _key(compiler, jobs) -> str:
 
 
 @lru_cache
-def _version(compiler) -> str:
+def _version(compiler: tuple[str, ...]) -> str:
     if "ziglang" in compiler:  # 启动 zig 要几百毫秒，版本号看包就够了
         return version("ziglang")
     result = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60)

@@ -46,10 +46,13 @@ static int cpu_has(int level) {
     const int avx2 = (low & 0x06) == 0x06 && (b >> 5 & 1);
     if (level == LSTM_AVX2) return avx2;
     const unsigned f_dq_bw_vl = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;
-    return avx2 && (low & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && (c >> 11 & 1); /* 最后是 VNNI */
+    const int vnni = c >> 11 & 1;
+    return avx2 && (low & 0xe6) == 0xe6 && (b & f_dq_bw_vl) == f_dq_bw_vl && vnni;
 }
 #elif defined(__aarch64__) && defined(__linux__)
-static int cpu_has(int level) { return level == LSTM_NEON_DOT && (getauxval(AT_HWCAP) >> 20 & 1); } /* ASIMDDP */
+static int cpu_has(int level) {
+    return level == LSTM_NEON_DOT && (getauxval(AT_HWCAP) >> 20 & 1); /* ASIMDDP */
+}
 #elif defined(__aarch64__) && defined(__APPLE__)
 static int cpu_has(int level) { return level == LSTM_NEON_DOT; }
 #else
@@ -57,7 +60,8 @@ static int cpu_has(int level) { return (void)level, 0; }
 #endif
 
 int lstm_level_supported(int level) {
-    return level >= 0 && level < LSTM_LEVELS && levels[level] && (level == LSTM_PORTABLE || cpu_has(level));
+    return level >= 0 && level < LSTM_LEVELS && levels[level] &&
+           (level == LSTM_PORTABLE || cpu_has(level));
 }
 
 int lstm_level_width(int level) { return levels[level]->width; }
@@ -76,4 +80,6 @@ void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times) {
 }
 
 void lstm_tanh(int level, const float *x, float *y, int64_t n) { levels[level]->tanh(x, y, n); }
-void lstm_sigmoid(int level, const float *x, float *y, int64_t n) { levels[level]->sigmoid(x, y, n); }
+void lstm_sigmoid(int level, const float *x, float *y, int64_t n) {
+    levels[level]->sigmoid(x, y, n);
+}

@@ -61,7 +61,9 @@ INLINE v4f max_4(v4f limit, v4f x) { return (v4f)_mm_max_ps((__m128)limit, (__m1
 INLINE v4f min_4(v4f limit, v4f x) { return (v4f)vminq_f32((float32x4_t)limit, (float32x4_t)x); }
 INLINE v4f max_4(v4f limit, v4f x) { return (v4f)vmaxq_f32((float32x4_t)limit, (float32x4_t)x); }
 #else
-INLINE v4f blend_4(v4i mask, v4f yes, v4f no) { return (v4f)((mask & (v4i)yes) | (~mask & (v4i)no)); }
+INLINE v4f blend_4(v4i mask, v4f yes, v4f no) {
+    return (v4f)((mask & (v4i)yes) | (~mask & (v4i)no));
+}
 INLINE v4f min_4(v4f limit, v4f x) { return blend_4(x > limit, limit, x); }
 INLINE v4f max_4(v4f limit, v4f x) { return blend_4(x < limit, limit, x); }
 #endif

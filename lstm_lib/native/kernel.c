@@ -74,7 +74,8 @@ INLINE float quantize(const float *restrict x, int size, int8_t *restrict q, int
     }
     float largest;
     memcpy(&largest, &top, 4);
-    const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f, magic = 12582912.0f + 128 * DOT_OFFSET;
+    const float inverse = largest > 1e-30f ? 127.0f / largest : 0.0f;
+    const float magic = 12582912.0f + 128 * DOT_OFFSET;
     for (int k = 0; k < size; k++) {
         float shifted = x[k] * inverse + magic;
         int32_t bits;
@@ -108,7 +109,8 @@ static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *b
     w->chunk = MIN(frames, MAX(1, CHUNK / batch));
     const int64_t many = w->chunk * batch, between = net->layers > 1 ? frames * batch * widest : 0;
     const int quantized = net->quantized;
-#define PIECE(field, bytes) (w->field = base ? (void *)(base + used) : NULL, used += ((int64_t)(bytes) + 63) / 64 * 64)
+#define PIECE(field, bytes)                                                                        \
+    (w->field = base ? (void *)(base + used) : NULL, used += ((int64_t)(bytes) + 63) / 64 * 64)
     PIECE(h, batch * w->h_stride * 4);
     PIECE(next, batch * w->h_stride * 4);
     PIECE(c, batch * w->units * 4);
@@ -202,8 +204,10 @@ static void run_int8(const lstm_cell *cell, const float *x, int64_t frames, int 
 }
 
 /* 用户的状态是紧排的，草稿里的补齐到整块；补出来的单元权重与偏置全零，c、h 恒为零，不影响别人。 */
-static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride, int size, int count) {
-    for (int b = 0; b < count; b++) memcpy(to + b * to_stride, from + b * from_stride, (size_t)size * 4);
+static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t from_stride,
+                      int size, int count) {
+    for (int b = 0; b < count; b++)
+        memcpy(to + b * to_stride, from + b * from_stride, (size_t)size * 4);
 }
 
 static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {

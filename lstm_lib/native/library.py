@@ -3,12 +3,13 @@
 import os
 import re
 from functools import lru_cache
+from typing import Any
 
 from lstm_lib.native import build
 
 
 @lru_cache
-def load(extra=(), only=None):
+def load(extra: tuple[str, ...] = (), only: str | None = None) -> tuple[Any, Any]:
     """编译（如有必要）并装载内核，返回 ``(ffi, lib)``；编译不了时抛 ``NativeBuildError``。"""
     import cffi
 
@@ -33,7 +34,7 @@ int64_t lstm_peak_int8(int64_t, int32_t *);
 
 
 @lru_cache
-def load_steps(level=None):
+def load_steps(level: str | None = None) -> tuple[Any, Any]:
     """“从公式到 C”一章的教学程序 steps.c，按 ``level`` 编译；返回 ``(ffi, lib)``。"""
     import cffi
 
@@ -49,7 +50,7 @@ def levels() -> list[str]:
     return [name for name in build.machine_levels() if lib.lstm_level_supported(build.LEVEL_NUMBERS[name])]
 
 
-def choose_level(level=None) -> str:
+def choose_level(level: str | None = None) -> str:
     """定下指令集级别：参数优先，其次环境变量 ``LSTM_LIB_NATIVE_LEVEL``，否则取机器支持的最高一级。"""
     wanted, usable = level or os.environ.get("LSTM_LIB_NATIVE_LEVEL"), levels()
     if wanted and wanted not in usable:
@@ -57,7 +58,7 @@ def choose_level(level=None) -> str:
     return wanted or usable[-1]
 
 
-def excerpt(name, mark) -> str:
+def excerpt(name: str, mark: str) -> str:
     """取出内核源文件 ``name`` 里 ``// [mark]`` 与 ``// [/mark]`` 之间的那一段。"""
     text = (build.HERE / name).read_text(encoding="utf-8")
     found = re.search(rf"^// \[{re.escape(mark)}\]\n(.*?)^// \[/{re.escape(mark)}\]$", text, re.S | re.M)

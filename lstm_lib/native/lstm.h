@@ -1,17 +1,27 @@
-/* LSTM 内核的数据结构。内存全归调用者（Python 里的 NumPy 数组）所有：C 里没有 malloc，没有全局变量，可重入。 */
+/* LSTM 内核的数据结构与入口。内存全归调用者（Python 里的 NumPy 数组）所有：C 里没有 malloc，没有全局变量，可重入。
+ *
+ * 各入口共同的约定：
+ * 形状：按行存放，中括号里从外到内；数一律是 float（权重另有 int8），没有单位，就是喂给网络的那些数。
+ * 对齐：除了 scratch，都只要 4 字节对齐（weight 按 64 字节对齐最快）。各数组不许互相重叠。
+ * 错误：没有错误码，也不查参数：形状、长度、级别由调用者事先查好（Python 里是 NativeLSTM），不合就越界读写。
+ *       输入里有 NaN（int8 时无穷也算），输出就是 NaN：不会崩溃，也不会变成好看的数。
+ * 线程：net 与它指着的权重只读，任意多个线程共用；一个 lstm_stream 同一时刻只许一个线程用。
+ *       每个函数都在调用它的线程里算完才返回，不另开线程；lstm_run 把非规格化数当零，返回前恢复原来的设置。 */
 #ifndef LSTM_H
 #define LSTM_H
 #include <stdint.h>
 
 // [结构]
 typedef struct {
-    int32_t input_size, hidden_size, output_size; /* output_size：投影后的宽度；没有投影时等于 hidden_size */
+    /* output_size：投影后的宽度；没有投影时等于 hidden_size */
+    int32_t input_size, hidden_size, output_size;
     int32_t wide, narrow; /* 宽块、窄块各多少：宽块 V 个隐藏单元，窄块 4 个，每个单元 4 个门 */
     int32_t backward;     /* 1：从最后一帧往前走 */
-    const void *weight;      /* 按块打包，块内先是乘 x 的、再是乘 h 的；float32 或 int8 */
-    const float *bias;       /* [块][I F O G][V] */
-    const float *scale;      /* int8 才有：每行的量化步长，[块][x h][I F O G][V] */
-    const int32_t *offset;   /* int8 才有：每行的 -128·Σw，给 u8×s8 的点积指令扣除偏移；排法同 scale */
+    const void *weight;   /* 按块打包，块内先是乘 x 的、再是乘 h 的；float32 或 int8 */
+    const float *bias;    /* [块][I F O G][V] */
+    const float *scale;   /* int8 才有：每行的量化步长，[块][x h][I F O G][V] */
+    /* int8 才有：每行的 -128·Σw，给 u8×s8 的点积指令扣除偏移；排法同 scale */
+    const int32_t *offset;
     const float *projection; /* [hidden_size][output_size]；没有投影时为 NULL */
 } lstm_cell;
 
@@ -22,16 +32,30 @@ typedef struct {
 
 typedef struct {
     const lstm_net *net; /* 只读：一千个流共用同一份权重 */
-    float *h, *c;        /* 状态 [layers × directions][batch][output_size / hidden_size]，就地更新 */
-    void *scratch;       /* 本次调用的草稿，至少 lstm_scratch_bytes() 字节，64 字节对齐 */
+    float *h, *c;  /* 状态 [layers × directions][batch][output_size / hidden_size]，就地更新 */
+    void *scratch; /* 本次调用的草稿，至少 lstm_scratch_bytes() 字节，64 字节对齐 */
     int32_t batch, turn; /* turn：下一帧从头还是从尾扫权重 */
 } lstm_stream;
 
+/* 这个处理器（与操作系统）能不能跑 level 级（下面的 LSTM_PORTABLE 等）：1 能；0 不能，或没有编译进来，
+ * 或没有这个编号。别的函数都只许用查过能跑的级别。 */
 int lstm_level_supported(int level);
+
+/* level 级的宽块有几个隐藏单元（4、8 或 16），打包权重时要用。 */
 int lstm_level_width(int level);
+
+/* 一次算 frames 帧、batch 个序列（都不小于 1）要多少字节的草稿。 */
 int64_t lstm_scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch);
+
+/* 从 s 的状态出发走 frames 帧，状态就地更新：正向的网络分成几段算，与一口气算完只差舍入。
+ * x：[frames][batch][input_size]；y：[frames][batch][directions × output_size]，全部写满。
+ * s->scratch 要装得下这么多帧；s->turn 开头是 0，以后由内核翻转。frames 为 0 时什么也不做。 */
 void lstm_run(lstm_stream *s, const float *x, float *y, int64_t frames);
+
+/* 把 lstm_run(s, x, y, 1) 重复 times 遍：不回 Python，用来量 Python 占了多少时间。 */
 void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times);
+
+/* 内核所用的快速 tanh 与 sigmoid，逐个作用于 x 的 n 个数，写进 y（可以就是 x）；供测试检验误差。 */
 void lstm_tanh(int level, const float *x, float *y, int64_t n);
 void lstm_sigmoid(int level, const float *x, float *y, int64_t n);
 // [/结构]

@@ -4,10 +4,12 @@
 先放乘 x 的列，再放乘 h 的列。V 是向量寄存器装得下的 float32 个数；除不尽的单元用宽 4 的窄块收尾。
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from lstm_lib.lstm import layouts
 
@@ -37,7 +39,7 @@ class Cell:
         return sum(a.nbytes for a in arrays if a is not None)
 
 
-def quantize_rows(weight) -> tuple[np.ndarray, np.ndarray]:
+def quantize_rows(weight: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """逐行对称量化：(R, K) 浮点 → int8 (R, K) 与步长 (R,)，weight ≈ 步长 × int8。
 
     步长 = 该行最大绝对值 / 127，所以误差不超过半个步长；全零的行步长为 0。
@@ -50,7 +52,7 @@ def quantize_rows(weight) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(np.rint(weight / safe), -127, 127).astype(np.int8), scale
 
 
-def split_units(hidden_size, width) -> tuple[int, int]:
+def split_units(hidden_size: int, width: int) -> tuple[int, int]:
     """``hidden_size`` 个单元要几个宽块、几个窄块。余数过半块时，宁可多补零、少循环。"""
     wide, rest = divmod(hidden_size, width)
     if rest > width // 2:
@@ -58,7 +60,7 @@ def split_units(hidden_size, width) -> tuple[int, int]:
     return wide, -(-rest // NARROW)
 
 
-def aligned(shape, dtype, alignment=64) -> np.ndarray:
+def aligned(shape: int | tuple[int, ...], dtype: DTypeLike, alignment: int = 64) -> np.ndarray:
     """起始地址按缓存行（64 字节）对齐的全零数组。"""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(size + alignment, np.uint8)
@@ -66,7 +68,7 @@ def aligned(shape, dtype, alignment=64) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def pack_rows(rows, width, hidden_size, group=1) -> list[np.ndarray]:
+def pack_rows(rows: np.ndarray, width: int, hidden_size: int, group: int = 1) -> list[np.ndarray]:
     """(4H, K)，门顺序 i f g o → 每块一个 (K/group, 4, V, group) 数组，门顺序 I F O G。
 
     ``group`` 是一次点积吃掉的列数：float32 为 1，int8 为 4；K 补零到它的倍数，单元补零到整块。
@@ -83,7 +85,7 @@ def pack_rows(rows, width, hidden_size, group=1) -> list[np.ndarray]:
     return blocks
 
 
-def interleave(*parts) -> np.ndarray:
+def interleave(*parts: Iterable[np.ndarray]) -> np.ndarray:
     """各部分的同一块首尾相接，全部块连成一个对齐的一维数组。"""
     flat = np.concatenate([block.ravel() for blocks in zip(*parts, strict=True) for block in blocks])
     out = aligned(flat.shape, flat.dtype)
@@ -91,7 +93,14 @@ def interleave(*parts) -> np.ndarray:
     return out
 
 
-def pack_cell(config, arrays, layer, direction, width, quantized) -> Cell:
+def pack_cell(
+    config: layouts.LSTMConfig,
+    arrays: Mapping[str, np.ndarray],
+    layer: int,
+    direction: int,
+    width: int,
+    quantized: bool,
+) -> Cell:
     """一层一个方向的参数（名字见 ``LSTMConfig.shapes``）→ ``Cell``。"""
     end, hidden = f"_l{layer}{config.suffixes[direction]}", config.hidden_size
     parts = [np.asarray(arrays[name + end], np.float32) for name in ("weight_ih", "weight_hh")]

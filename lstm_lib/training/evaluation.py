@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from lstm_lib.book.tables import display_width
+from lstm_lib.book.tables import Table
 from lstm_lib.enhance import audio, classical, irm
 from lstm_lib.enhance.scores import pesq, si_sdr, stoi
 from lstm_lib.enhance.trained import load_trained
@@ -102,27 +102,15 @@ def score(clean, noisy, network, measures) -> dict:
     return {name: {m: measure[m](clean, estimate) for m in measures} for name, estimate in estimates.items()}
 
 
-def table(scores: Scores) -> str:
-    """各方法的平均分，排成对齐的文字表（中文算两格宽）。"""
-    header = ["方法", *(MEASURES[m] for m in scores.measures)]
+def table(scores: Scores) -> Table:
+    """各方法的平均分排成的表。"""
     digits = {"si_sdr": 2, "stoi": 3, "pesq": 2}
     rows = [[name, *(_number(scores.mean(name, m), digits[m]) for m in scores.measures)] for name in METHODS]
-    widths = [max(display_width(row[k]) for row in [header, *rows]) for k in range(len(header))]
-    lines = [
-        "  ".join(_pad(cell, w, k) for k, (cell, w) in enumerate(zip(r, widths, strict=True)))
-        for r in [header, *rows]
-    ]
-    lines.insert(1, "-" * display_width(lines[0]))
-    return "\n".join(lines)
+    return Table(["方法", *(MEASURES[m] for m in scores.measures)], rows)
 
 
 def _number(value, digits):
     return "算不出" if np.isnan(value) else f"{value:.{digits}f}"
-
-
-def _pad(text, width, column):
-    space = " " * (width - display_width(text))
-    return text + space if column == 0 else space + text
 
 
 def write_csv(path, scores: Scores) -> None:

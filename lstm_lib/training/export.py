@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lstm_lib import engines
+from lstm_lib.engines import Engine
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.files import REASONS, atomic_path
 from lstm_lib.lstm import LSTM
@@ -37,8 +39,8 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
     if to == "bin" and streaming:
         raise ExportError("--streaming 只用于 onnx 与 ncnn；bin 只存权重，怎么跑由程序定。")
     with tempfile.TemporaryDirectory() as folder:
-        made, runner = WRITERS[to](network, Path(folder), streaming, fp16)
-        worst = verify(network, runner, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
+        made, engine = WRITERS[to](network, Path(folder), streaming, fp16)
+        worst = verify(network, engine, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
         targets = [_target(out, to, source.name) for source in made]
         _check_targets(targets, to)
         for source, target in zip(made, targets, strict=True):
@@ -70,8 +72,8 @@ def _check_targets(targets, to: str) -> None:
             )
 
 
-def verify(network, runner, streaming: bool, tolerance: float) -> float:
-    """同样的输入给 torch 与导出的模型，返回掩蔽（与末状态）的最大差；超过 ``tolerance`` 抛错。"""
+def verify(network, engine: Engine, streaming: bool, tolerance: float) -> float:
+    """同样的输入给 torch 与装着导出模型的引擎，返回掩蔽（与末状态）的最大差；超过 ``tolerance`` 抛错。"""
     rng, config = np.random.default_rng(0), network.config
     worst = 0.0
     for frames in (1,) if streaming else LENGTHS:
@@ -81,10 +83,13 @@ def verify(network, runner, streaming: bool, tolerance: float) -> float:
         given = tuple(torch.from_numpy(s)[:, None] for s in state) if streaming else None
         with torch.inference_mode():
             mask, (h, c) = network.forward_with_state(torch.from_numpy(x)[None], given)
-        wanted = [mask, h, c] if streaming else [mask]
-        got = runner(x, *state) if streaming else [runner(x)]
-        for name, one, other in zip(("掩蔽", "h", "c"), wanted, got, strict=False):
-            one, other = one.numpy().reshape(-1), np.asarray(other).reshape(-1)
+        if streaming:
+            got, after = engine.advance(x[0], engine.to_state(*state))
+            pairs = zip(("掩蔽", "h", "c"), (mask, h, c), (got, *engine.from_state(after)), strict=True)
+        else:
+            pairs = [("掩蔽", mask, engine.sequence(x))]
+        for name, one, other in pairs:
+            one, other = one.numpy().reshape(-1), other.reshape(-1)
             if one.shape != other.shape:
                 raise ExportError(
                     f"{name}的大小不同：torch {one.shape}，导出的模型 {other.shape}；没有写文件。"
@@ -115,12 +120,7 @@ def _write_onnx(network, folder, streaming, fp16):
         axes = {"x": {1: "T"}, "mask": {1: "T"}}
         onnx_graph.export(network, (x,), raw, output_names=("mask",), dynamic=axes)
     onnx_graph.simplify(raw, path)
-
-    def runner(x, *state):
-        arrays = onnx_graph.run(path, x[None], *(s[:, None] for s in state))
-        return arrays if streaming else arrays[0]
-
-    return [path], runner
+    return [path], engines.load("onnxruntime", path)
 
 
 def _write_ncnn(network, folder, streaming, fp16):
@@ -133,7 +133,7 @@ def _write_ncnn(network, folder, streaming, fp16):
     )
     made = ncnn_run.convert(module, folder / "model", inputs=inputs, fp16=fp16)
     # .param 最后出现：看见它，就说明 .bin 已经在了
-    return [made.bin, made.param], ncnn_run.NcnnRunner(made.param, made.bin)
+    return [made.bin, made.param], engines.load("ncnn", made.param, made.bin)
 
 
 def _write_bin(network, folder, streaming, fp16):
@@ -144,15 +144,12 @@ def _write_bin(network, folder, streaming, fp16):
         head = [network.head.weight.detach().numpy(), network.head.bias.detach().numpy()]
         made[1].write_bytes(b"".join(array.astype("<f4").tobytes() for array in head))
 
-    def runner(x):
-        hidden = LSTM.load(made[0])(x[None])[0][0]
-        if config.head:
-            weight, bias = np.split(np.fromfile(made[1], "<f4"), [config.bins * config.hidden_size])
-            weight = weight.reshape(config.bins, config.hidden_size)
-            hidden = hidden @ weight.T + bias
-        return 1 / (1 + np.exp(-hidden))
-
-    return made, runner
+    weight = bias = None
+    if config.head:
+        weight, bias = np.split(np.fromfile(made[1], "<f4"), [config.bins * config.hidden_size])
+        weight = weight.reshape(config.bins, config.hidden_size)
+    read_back = engines.Network(LSTM.load(made[0]), weight, bias, sigmoid=True)
+    return made, engines.build(read_back, ["numpy"])[0]
 
 
 WRITERS = {"onnx": _write_onnx, "ncnn": _write_ncnn, "bin": _write_bin}

@@ -43,7 +43,7 @@ DRAWINGS = {
         pipelines.overlap_add,
         "流式推理的时间线：两块拼成一帧，相邻两帧各取一半相加得到一块输出，总共晚 512 点即 32 毫秒。",
     ),
-    "book_map": (roadmap.book_map, "全书的地图：四个部分，从语音增强网络一路走到用自己的数据训练。"),
+    "book_map": (roadmap.book_map, roadmap.book_map_alt),  # 说明也读 _toc.yml
     "ladder": (
         roadmap.ladder,
         "逐级对照：PyTorch、ONNX、化简的 ONNX、ncnn、NumPy、C、int8，每一级都与前面的结果比较。",
@@ -59,7 +59,7 @@ def draw(name: str) -> str:
     with style_context():
         fig = function()
         try:
-            return svg.standalone(svg.render(fig, alt))
+            return svg.standalone(svg.render(fig, alt() if callable(alt) else alt))
         finally:
             plt.close(fig)
 

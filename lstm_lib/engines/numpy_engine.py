@@ -1,0 +1,32 @@
+"""本书手写的 LSTM（``lstm_lib.lstm``），NumPy 来算。"""
+
+import numpy as np
+
+from lstm_lib.engines.base import Engine, Network, Offer, State
+
+
+class NumPyEngine(Engine):
+    """状态是 (h, c)，各 (层数, H)。"""
+
+    def __init__(self, network: Network):
+        config = network.lstm.config
+        super().__init__(config.input_size, (config.num_layers, config.hidden_size))
+        self._lstm, self._after = network.lstm, network.after
+
+    @property
+    def threads(self) -> int:
+        """NumPy 的矩阵乘法此刻用几个线程；用 ``threadpoolctl.threadpool_limits(1)`` 改成一个。"""
+        from threadpoolctl import threadpool_info
+
+        pools = threadpool_info()
+        return max((pool["num_threads"] for pool in pools if pool["user_api"] == "blas"), default=1)
+
+    def sequence(self, x: np.ndarray) -> np.ndarray:
+        return self._after(self._lstm(self.frames(x))[0])
+
+    def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
+        y, state = self._lstm(self.frame(x)[None], state)
+        return self._after(y[0]), state
+
+
+OFFERS = [Offer("numpy", "本书 NumPy", NumPyEngine, ours=True)]

@@ -1,0 +1,56 @@
+"""onnxruntime：float32，或 ``quantize_dynamic`` 量化的 int8。单线程。"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx
+
+from lstm_lib.engines.base import Network, Offer
+from lstm_lib.engines.graph import GraphEngine, Signature
+from lstm_lib.formats import onnx_graph, writers
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxruntimeEngine(GraphEngine):
+    """状态是 (h, c)，各 (层数, 1, H)。"""
+
+    def __init__(self, model: "onnx.ModelProto"):
+        import onnxruntime
+
+        super().__init__(Signature.read(model))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = self.threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, ["CPUExecutionProvider"]
+        )
+        self._names, self._outputs = self.signature.inputs, list(self.signature.outputs)
+
+    def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        return self._session.run(self._outputs, dict(zip(self._names, arrays, strict=True)))
+
+
+def onnx_model(network: Network) -> "onnx.ModelProto":
+    """网络 → ONNX 图，见 ``formats.writers.onnx_model``。"""
+    return writers.onnx_model(network.lstm, network.weight, network.bias, network.sigmoid)
+
+
+def _load(path: str | Path) -> OnnxruntimeEngine:
+    return OnnxruntimeEngine(onnx_graph.load_model(path))
+
+
+_needs = ("onnx", "onnxruntime")
+OFFERS = [
+    Offer(
+        "onnxruntime", "onnxruntime", lambda network: OnnxruntimeEngine(onnx_model(network)),
+        packages=_needs, load=_load, suffixes=(".onnx",),
+    ),
+    Offer(
+        "onnxruntime-int8", "onnxruntime int8",
+        lambda network: OnnxruntimeEngine(writers.quantize_onnx(onnx_model(network))),
+        "int8", _needs,
+    ),
+]  # fmt: skip

@@ -1,0 +1,114 @@
+"""全书唯一的一只秒表：轮流计时、逐帧计时、反复计时，以及中位数、分散程度与快慢之比。
+
+时间一律是秒。机器一时忙一时闲，所以要比较的东西轮流做、看中位数，只谈各自极限时才看最小值。
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lstm_lib.engines.base import Engine
+
+clock = time.perf_counter
+
+
+def alternate(functions: Sequence[Callable[[], Any]], rounds: int, calls: int = 1) -> np.ndarray:
+    """轮流计时：每一轮把各函数依次各调 ``calls`` 次，返回 (函数, 轮) 的单次秒数。
+
+    轮流做，机器一时忙一时闲对大家就是一样的；先各跑一遍不计时，缓存与惰性初始化都热了再开始。
+    """
+    for function in functions:
+        function()
+    times = np.empty((len(functions), rounds))
+    for turn in range(rounds):
+        for k, function in enumerate(functions):
+            function()  # 上一个函数把缓存换成了它的数据，先找回来
+            start = clock()
+            for _ in range(calls):
+                function()
+            times[k, turn] = (clock() - start) / calls
+    return times
+
+
+def repeat(function: Callable[[], Any], rounds: int = 1, seconds: float = 0.0) -> np.ndarray:
+    """一个函数反复计时：至少 ``rounds`` 次，至少 ``seconds`` 秒；返回每一次的秒数。"""
+    times: list[float] = []
+    deadline = clock() + seconds
+    while len(times) < rounds or clock() < deadline:
+        start = clock()
+        function()
+        times.append(clock() - start)
+    return np.array(times)
+
+
+def each_frame(
+    advance: Callable[[Any, Any], tuple[Any, Any]],
+    frames: Iterable[np.ndarray],
+    between: Callable[[], Any] | None = None,
+) -> np.ndarray:
+    """逐帧计时：带着状态从头走完 ``frames``，返回每一帧的秒数。
+
+    ``advance(x, state) -> (y, state)`` 同 ``Engine.advance``；``between()`` 在每帧之前做，不计时。
+    """
+    state, times = None, []
+    for x in frames:
+        if between is not None:
+            between()
+        start = clock()
+        _, state = advance(x, state)
+        times.append(clock() - start)
+    return np.array(times)
+
+
+def levels(times: np.ndarray, percentile: float = 99) -> tuple[float, float, float]:
+    """一串用时的中位数、第 ``percentile`` 百分位数、最大值。"""
+    return float(np.median(times)), float(np.percentile(times, percentile)), float(np.max(times))
+
+
+def race(
+    engines: Sequence[Engine], x: np.ndarray, rounds: int = 30, calls: int = 40
+) -> dict[str, np.ndarray]:
+    """两场比赛：``{"step": …, "sequence": …}``，各是 (引擎, 轮) 的秒数；不会一次算整段的那一行是 NaN。
+
+    x (T, I)：``sequence`` 算整段；``step`` 只用它的第一帧，带着状态反复走。
+    """
+    results = {}
+    frame = x[0].copy()
+    for kind, argument, count in (("step", frame, calls), ("sequence", x, 1)):
+        able = [k for k, e in enumerate(engines) if kind == "step" or e.whole]
+        methods = [getattr(engines[k], kind) for k in able]
+        times = np.full((len(engines), rounds), np.nan)
+        times[able] = alternate([partial(method, argument) for method in methods], rounds, count)
+        results[kind] = times
+    return results
+
+
+def rows(engines: Sequence[Engine], times: np.ndarray, unit: float) -> list[list]:
+    """每个引擎一行：名字、权重的类型、中位数、四分位范围，时间以 ``unit`` 秒为单位；没有参加的没有行。"""
+    table = []
+    for engine, row in zip(engines, times, strict=True):
+        if np.isnan(row).any():
+            continue
+        low, middle, high = np.percentile(row, [25, 50, 75]) / unit
+        table.append([engine.title, engine.dtype, middle, f"{low:.3g}–{high:.3g}"])
+    return table
+
+
+def fastest(engines: Sequence[Engine], times: np.ndarray, dtype: str, ours: bool = False) -> int:
+    """某一类（float32 或 int8，对手或本书）里中位数最小的引擎的编号。"""
+    medians = np.median(times, axis=1)
+    able = [
+        k for k, e in enumerate(engines) if e.dtype == dtype and e.ours == ours and not np.isnan(medians[k])
+    ]
+    if not able:
+        raise ValueError(f"没有 {dtype} 的{'本书' if ours else '别家'}引擎参加这一场")
+    return min(able, key=lambda k: medians[k])
+
+
+def speedup(times: np.ndarray, slow: int, fast: int) -> tuple[float, float, float]:
+    """``fast`` 比 ``slow`` 快几倍：逐轮比值的中位数与四分位数（同一轮里两者的环境相同）。"""
+    middle, low, high = np.percentile(times[slow] / times[fast], [50, 25, 75])
+    return float(middle), float(low), float(high)
