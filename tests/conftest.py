@@ -87,6 +87,22 @@ SLOW = {
         "test_reader_that_leaves_early": 2,
     },
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
+    "test_site_build.py": {
+        "test_pdf_has_every_page_outline_and_text": 60,
+        "test_changed_library_reexecutes_unchanged_notebooks": 12,
+        "test_a_strict_build_fails_until_the_book_is_mended": 10,
+        "test_a_failing_assert_fails_the_build_every_time": 5,
+        "test_every_chapter_alone_in_an_empty_folder": 5,
+        "test_launch_buttons_appear_with_an_address": 3,
+        "test_the_estimate_measures_this_machine": 3,
+    },
+    "test_site_browser.py": {
+        "test_accessibility": 25,
+        "test_search_finds_every_glossary_term": 25,
+        "test_no_page_is_wider_than_the_window": 12,
+        "test_folded_answers_open": 10,
+        "test_search_finds_a_phrase_inside_a_sentence": 9,
+    },
     "test_repo.py": {
         "test_tool_help_is_chinese_and_does_nothing": 2,
         "test_workflows_pass_actionlint": 2,

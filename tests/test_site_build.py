@@ -12,6 +12,7 @@ import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import book_estimate
 import book_indexes
 import nbformat
 import pytest
@@ -174,6 +175,45 @@ def test_external_links_are_checked_without_executing_again(tiny_book):
     assert [line.split("] ")[1].split(": ")[0] for line in report.splitlines()] == [f"{site}/404"], report
 
 
+def test_every_chapter_alone_in_an_empty_folder(tiny_book):
+    """``BOOK_ALONE=1``：在空目录里执行，看不到别的文件，也不许留下文件。"""
+    chapter = tiny_book / "chapters" / "one.ipynb"
+    write_notebook(chapter, "import os\nprint('看得到', os.listdir())")
+    done = build(tiny_book, *STRICT, BOOK_ALONE="1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "看得到 []" in page(tiny_book)
+    write_notebook(chapter, "open('留下.txt', 'w').close()")
+    done = build(tiny_book, BOOK_ALONE="1")
+    assert done.returncode != 0 and "留下.txt" in done.stdout + done.stderr
+
+
+def test_the_estimate_counts_what_is_missing():
+    cold = {
+        "probe": book_estimate.REFERENCE_PROBE,
+        "corpus": True,
+        "networks": 4,
+        "steps": 4800,
+        "step": 0.045,
+    }
+    (line,) = book_estimate.sentences(cold, 12, workers=2)
+    assert "4 个网络共 4800 步约 4 分钟" in line and "12 个笔记本" in line and "合成语料" in line
+    warm = cold | {"probe": 3 * cold["probe"], "corpus": False, "networks": 0, "steps": 0}
+    line, busy = book_estimate.sentences(warm, 12, workers=1)
+    assert "训练" not in line and "语料" not in line and "慢 3.0 倍" in busy
+    said = []
+    book_estimate.announce([1], 2, said.append)
+    assert said == [], "只有一章要执行，不必估"
+
+
+def test_the_estimate_measures_this_machine(tmp_path, monkeypatch):
+    """缓存是空的：四个网络都缺，一步训练真的走了。"""
+    monkeypatch.setenv("LSTM_LIB_CACHE", str(tmp_path))
+    facts = book_estimate.calibrate()
+    assert facts["corpus"] and facts["networks"] == 4 and facts["steps"] > 1000
+    assert 1e-4 < facts["step"] < 60 and 1e-3 < facts["probe"] < 60
+    assert list(tmp_path.iterdir()) == [], "估一估就留下了东西"
+
+
 def test_search_splits_chinese_by_two():
     language = SearchChineseBigrams({})
     terms = language.split("遗忘门 weight_ih_l0 与 LSTM")
@@ -276,11 +316,12 @@ def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
     assert len(top) == len(names), f"书签 {len(top)} 个，网页 {len(names)} 个"
     starts = [reader.get_destination_page_number(item) for item in top]
     assert starts == sorted(set(starts)), "书签没有按顺序指向各章"
-    text = unicodedata.normalize("NFKC", "".join(page.extract_text() for page in reader.pages))
+    texts = [page.extract_text() for page in reader.pages]
+    text = unicodedata.normalize("NFKC", "".join(texts))
     text = text.translate(RADICALS)
     for word in ("遗忘门", "细胞状态", "理想比值掩蔽", "解答"):
         assert word in text.replace("\n", ""), f"PDF 里找不到「{word}」"
-    blank = [n for n, sheet in enumerate(reader.pages) if len(sheet.extract_text()) < 8 and not sheet.images]
+    blank = [n for n, sheet in enumerate(reader.pages) if len(texts[n]) < 8 and not sheet.images]
     assert len(blank) <= len(names) // 3, f"空白页太多：{blank}"
     for page_number in range(len(reader.pages)):
         for item in reader.pages[page_number].get("/Annots", []) or []:
