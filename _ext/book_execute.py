@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+import nbformat
 from book_estimate import announce, spoken
 from jupyter_cache import get_cache
 from jupyter_cache.base import CacheBundleIn
@@ -91,6 +92,7 @@ def run_all(app, env, docnames):
     notebooks = read_notebooks(app, env, docnames)
     if not notebooks:
         return
+    app.book_executed = notebooks
     cache, workers = get_cache(app.config.nb_execution_cache_path), min(MOST, os.cpu_count() or 1)
     announce(notebooks, workers, LOGGER.info)
     train(notebooks)
@@ -115,7 +117,17 @@ def run_all(app, env, docnames):
             LOGGER.info("执行了 %s，%.1f 秒（%d/%d%s）", name, seconds, done, len(running), left)
 
 
+def write_executed(app, exception):
+    """执行好的笔记本存进 ``jupyter_execute``：从缓存取输出时，MyST-NB 存在那里的没有输出。"""
+    for path, notebook in getattr(app, "book_executed", {}).items():
+        name = app.env.path2doc(path)
+        target = Path(app.outdir).parent / "jupyter_execute" / f"{name}.ipynb"
+        if exception is None and target.is_file():
+            nbformat.write(notebook, target)
+
+
 def setup(app):
     app.connect("config-inited", choose_cache, priority=200)
     app.connect("env-before-read-docs", run_all)
+    app.connect("build-finished", write_executed)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

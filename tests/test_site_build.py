@@ -93,6 +93,8 @@ def test_a_strict_build_fails_until_the_book_is_mended(tiny_book):
     done = build(tiny_book, *STRICT)
     assert done.returncode == 0, "改好了也建不成：" + done.stdout[-2000:] + done.stderr[-3000:]
     assert 'lang="zh-CN"' in page(tiny_book)
+    kept = nbformat.read(tiny_book / "_build" / "jupyter_execute" / "chapters" / "one.ipynb", 4)
+    assert [c.outputs[0].text for c in kept.cells if c.cell_type == "code"] == ["改好了\n"], "留下的没有输出"
     assert "colab.research.google.com" not in page(tiny_book), "没配地址也出现了 Colab 按钮"
     write_notebook(chapter, "import sys\nprint('警告', file=sys.stderr)")
     assert build(tiny_book, *STRICT).returncode != 0, "写到标准错误的输出没有使建书失败"
@@ -282,6 +284,9 @@ def test_comparison_sees_a_difference_and_respects_the_tag():
         return nbformat.v4.new_notebook(cells=[cell])
 
     assert compare(notebook("1.0"), notebook("1.0")) == []
+    never = notebook("1.0")
+    never.cells[0].outputs = []
+    assert compare(never, never), "没有执行过的笔记本，也算比过了"
     assert compare(notebook("1.0"), notebook("1.1")), "输出不同却没看出来"
     assert compare(notebook("1.0", ["timing"]), notebook("1.1", ["timing"])) == []
     assert compare(notebook("<a at 0x7f00aa11>"), notebook("<a at 0x7f00bb22>")) == []

@@ -51,6 +51,8 @@ def compare(first: dict, second: dict) -> list[str]:
     one, two = ([c for c in nb["cells"] if c["cell_type"] == "code"] for nb in (first, second))
     if [clean(c["source"]) for c in one] != [clean(c["source"]) for c in two]:
         return ["代码单元格不同"]
+    if not all(any(c.get("outputs") for c in cells) for cells in (one, two)):
+        return ["有一份没有任何输出：没有执行过，比了也白比"]
     problems = []
     for number, (a, b) in enumerate(zip(one, two, strict=True), 1):
         if IGNORED_TAGS.intersection(a.get("metadata", {}).get("tags", [])):
