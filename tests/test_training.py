@@ -673,3 +673,15 @@ def test_builtin_corpus_gives_a_network_for_enhance(tmp_path, capsys, steps):
     arguments = ["enhance", tmp_path / "带噪.wav", tmp_path / "增强.wav", "--model", model]
     assert main([*map(str, arguments)]) == 0
     assert len(read_audio(tmp_path / "增强.wav")) == len(read_audio(tmp_path / "带噪.wav"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_command_waits_without_spinning_unless_told(monkeypatch, tmp_path, before, after):
+    """别的程序占着核时，空转的线程会让一步慢十几倍；等待的方式要赶在 torch 载入之前定下。"""
+    from lstm_lib.cli import main
+
+    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
+    if before is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["train", "--out", str(tmp_path / "扩展名不对.wav")]) == 1
+    assert os.environ["OMP_WAIT_POLICY"] == after
