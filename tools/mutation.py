@@ -28,7 +28,7 @@ paths_to_mutate = {mutated}
 tests_dir = tests/
 also_copy = lstm_lib
 do_not_mutate =
-pytest_add_cli_args = -p no:cacheprovider -x -q -W ignore
+pytest_add_cli_args = -n 0 -p no:cacheprovider -x -q -W ignore
 """
 
 
