@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from lstm_lib.threads import PATIENT
+from lstm_lib.threads import waiting
 
 FEW = 3  # 没有几章要执行，就不必估
 # 量过的一次建书（两核，空闲），秒
@@ -70,7 +70,7 @@ def calibrate() -> dict:
     paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, __file__],
-        env=os.environ | PATIENT | {"PYTHONPATH": paths},
+        env=os.environ | waiting() | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
         check=True,

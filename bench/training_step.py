@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 
+from lstm_lib.threads import EAGER, PATIENT
+
 WAITING = {
-    "空转": {},
-    "转一会儿再睡": {"GOMP_SPINCOUNT": "20000"},
-    "睡下": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "空转": {},  # OpenMP 的缺省
+    "转一会儿再睡": EAGER,
+    "睡下": PATIENT,
 }
 WARM_UP = 5
 

@@ -1,7 +1,46 @@
-"""训练时的线程：几个，等待时转不转圈。
+"""训练时的线程怎样等待：空转还是睡下。
 
-OpenMP 的线程等别的线程时原地空转，机器空闲时最快；别的程序一占核，空转的与干活的抢同一个核，一步要慢十几倍。
+OpenMP 的线程等别的线程时原地空转一会儿，机器空闲时最快；别的程序一占核，空转的与干活的抢同一个核，一步要慢好几倍，
+这时睡下才快。睡下再叫醒又要时间，所以空闲的机器上不该睡。两样都不改变算出的数，实测见 bench/training_step.py。
 """
 
-# 要赶在 torch 载入 OpenMP 之前设好，所以训练在新进程里做；实测见 bench/training_step.py
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+import os
+import time
+from pathlib import Path
+
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # 立刻睡下
+EAGER = {"GOMP_SPINCOUNT": "5000"}  # 先转一会儿，几十微秒
+QUIET = 0.75  # 核有这么大一部分空着，就算空闲
+LOOK = 0.4  # 看多久，秒
+
+
+def waiting() -> dict[str, str]:
+    """看一眼机器忙不忙，返回训练进程该用的环境变量；要赶在 torch 载入 OpenMP 之前设好。
+
+    使用者自己设过 ``OMP_WAIT_POLICY`` 或 ``GOMP_SPINCOUNT`` 的，或者看不出忙闲的系统，返回空字典：一样也不改。
+    """
+    if os.environ.keys() & {*PATIENT, *EAGER}:
+        return {}
+    share = idle_share()
+    if share is None:
+        return {}
+    return EAGER if share > QUIET else PATIENT
+
+
+def idle_share(seconds: float = LOOK) -> float | None:
+    """这一小会儿里，全部的核空着的份额（0 到 1）；系统不说（没有 /proc/stat）就是 None。"""
+    before = _ticks()
+    time.sleep(seconds)
+    after = _ticks()
+    if before is None or after is None or after[1] == before[1]:
+        return None
+    return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def _ticks() -> tuple[int, int] | None:
+    """开机以来（空着的，全部的）滴答数；格式见 proc(5)。"""
+    try:
+        numbers = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    except (OSError, ValueError):
+        return None
+    return numbers[3] + numbers[4], sum(numbers)

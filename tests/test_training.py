@@ -675,13 +675,11 @@ def test_builtin_corpus_gives_a_network_for_enhance(tmp_path, capsys, steps):
     assert len(read_audio(tmp_path / "增强.wav")) == len(read_audio(tmp_path / "带噪.wav"))
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_command_waits_without_spinning_unless_told(monkeypatch, tmp_path, before, after):
-    """别的程序占着核时，空转的线程会让一步慢十几倍；等待的方式要赶在 torch 载入之前定下。"""
+def test_command_chooses_how_to_wait_before_torch_is_loaded(monkeypatch, tmp_path):
     from lstm_lib.cli import main
+    from lstm_lib.cli import train as command
 
-    monkeypatch.setenv("OMP_WAIT_POLICY", before or "")
-    if before is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setattr(command, "waiting", lambda: {"OMP_WAIT_POLICY": "PASSIVE"})
     assert main(["train", "--out", str(tmp_path / "扩展名不对.wav")]) == 1
-    assert os.environ["OMP_WAIT_POLICY"] == after
+    assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"

@@ -7,7 +7,7 @@ from pathlib import Path
 from lstm_lib.cli import UserError, check_writable, writing
 from lstm_lib.cli.doctor import physical_memory
 from lstm_lib.files import os_reason
-from lstm_lib.threads import PATIENT
+from lstm_lib.threads import waiting
 
 DESCRIPTION = """\
 训练书中的语音增强网络。
@@ -223,8 +223,7 @@ def run(args) -> int:
     for name, (low, high) in (("--snr", args.snr), ("--level", args.level)):
         if not -200 < low <= high < 200:
             raise UserError(f"{name} {low:g} {high:g}：要先低后高，且是合理的分贝数。")
-    for name, value in PATIENT.items():
-        os.environ.setdefault(name, value)  # 使用者自己设过的不动
+    os.environ.update(waiting())  # 要赶在 torch 载入之前
     try:
         config = network_config(args)
         return train_own(args, config) if own_data else train_builtin(args, config)

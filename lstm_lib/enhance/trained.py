@@ -10,7 +10,7 @@ from lstm_lib import corpus
 from lstm_lib.book.progress import run_module
 from lstm_lib.enhance import irm, recipe
 from lstm_lib.files import cache_dir
-from lstm_lib.threads import PATIENT
+from lstm_lib.threads import waiting
 
 TITLES = {
     "repaired": "训练网络",
@@ -45,7 +45,7 @@ def trained_path(name: str = "repaired", progress: bool = True) -> Path:
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
             corpus.ensure(progress)
-            run_module(__name__, name, path, title=TITLES[name], show=progress, environment=PATIENT)
+            run_module(__name__, name, path, title=TITLES[name], show=progress, environment=waiting())
     return path
 
 
