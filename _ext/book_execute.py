@@ -21,6 +21,8 @@ from nbclient.exceptions import CellExecutionError
 from sphinx.errors import ExtensionError
 from sphinx.util import logging
 
+from lstm_lib.threads import GENTLE
+
 LOGGER = logging.getLogger(__name__)
 MOST = 4  # 一个内核约占 1 GB 内存
 
@@ -64,7 +66,7 @@ def execute(path, notebook, timeout) -> float:
         client = NotebookClient(
             notebook, timeout=timeout, resources=resources, record_timing=False, extra_arguments=quiet
         )
-        client.execute()
+        client.execute(env=os.environ | GENTLE)  # 几个内核一起跑，谁也不占着核空转
         if left := os.listdir(empty):
             raise ExtensionError(f"{path} 在当前目录留下了文件：{left}")
     return time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""训练时的线程怎样等待：空转还是睡下。
+"""线程怎样等待别的线程：空转还是睡下。
 
 OpenMP 的线程等别的线程时原地空转一会儿，机器空闲时最快；别的程序一占核，空转的与干活的抢同一个核，一步要慢好几倍，
 这时睡下才快。睡下再叫醒又要时间，所以空闲的机器上不该睡。两样都不改变算出的数，实测见 bench/training_step.py。
@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+# NumPy 的 OpenBLAS 也空转，缺省一转就是几十毫秒；另一个核被占着时，一次小小的内积都要等它
+GENTLE = {"OPENBLAS_THREAD_TIMEOUT": "4"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # 立刻睡下
 EAGER = {"GOMP_SPINCOUNT": "5000"}  # 先转一会儿，几十微秒
 QUIET = 0.75  # 核有这么大一部分空着，就算空闲
@@ -24,7 +26,7 @@ def waiting() -> dict[str, str]:
     share = idle_share()
     if share is None:
         return {}
-    return EAGER if share > QUIET else PATIENT
+    return GENTLE | (EAGER if share > QUIET else PATIENT)
 
 
 def idle_share(seconds: float = LOOK) -> float | None:
