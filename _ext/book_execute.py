@@ -81,11 +81,9 @@ def train(notebooks):
     """全书的网络先训练好：训练用满全部的核，不与笔记本抢。"""
     if not any("load_trained" in cell.source for nb in notebooks.values() for cell in nb.cells):
         return
-    from lstm_lib.enhance.recipe import RECIPES
-    from lstm_lib.enhance.trained import trained_path
+    from lstm_lib.enhance.trained import prepare
 
-    for name in RECIPES:
-        trained_path(name)
+    prepare()
 
 
 def run_all(app, env, docnames):

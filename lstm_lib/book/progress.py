@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from tqdm import tqdm
@@ -19,7 +20,7 @@ LINES = "LSTM_LIB_PROGRESS_LINES"  # 设了这个环境变量，进度就一行�
 def bar(total: float, title: str, unit: str = "步", show: bool = True):
     """进度条，当作上下文管理器用；有 ``update(增量)`` 与 ``note(文字)`` 两个方法。"""
     if os.environ.get(LINES):
-        return LineBar(total)
+        return LineBar(total, title)
     if show and in_notebook():
         return NotebookBar(total, title)
     return TerminalBar(total, title, unit, show)
@@ -36,8 +37,8 @@ def in_notebook() -> bool:
 def run_module(module: str, *arguments, title: str, show: bool = True, environment=None) -> None:
     """在新进程里运行 ``python -m module 参数…``，进度显示在这里。
 
-    那边每行写一个“完成的份额 说明”（说明可以没有）；``bar`` 在那边会自己改成这样写。
-    environment：另加的环境变量。
+    那边每行写一个“完成的份额 说明”（说明可以没有），“# 标题”另起一个进度条；``bar`` 在那边会自己改成这样写。
+    ``title`` 是整件事的名字，没有另起之前也是进度条的标题。environment：另加的环境变量。
     子进程失败抛 ``OSError``，带上它在标准错误里说的话；这边被打断，它也一并结束。
     """
     root = str(Path(__file__).resolve().parents[2])  # 没有安装、只是放在旁边的程序包，子进程也找得到
@@ -51,14 +52,7 @@ def run_module(module: str, *arguments, title: str, show: bool = True, environme
             command, stdout=subprocess.PIPE, stderr=errors, text=True, encoding="utf-8", env=environment
         )
         try:
-            with bar(1.0, title, show=show) as shown:
-                done = 0.0
-                for line in process.stdout:
-                    fraction, _, note = line.rstrip("\n").partition(" ")
-                    shown.update(float(fraction) - done)
-                    done = float(fraction)
-                    if note:
-                        shown.note(note)
+            _show(process.stdout, title, show)
             if process.wait():
                 errors.seek(0)
                 said = errors.read().decode("utf-8", "replace").strip()
@@ -69,13 +63,32 @@ def run_module(module: str, *arguments, title: str, show: bool = True, environme
             process.stdout.close()
 
 
-class LineBar:
-    """每百分之一写一行“完成的份额 说明”。"""
+def _show(lines, title, show):
+    """把子进程一行行报来的进度显示出来。"""
+    with ExitStack() as stack:
+        shown, done = None, 0.0
+        for line in lines:
+            mark, _, text = line.rstrip("\n").partition(" ")
+            if mark == "#":
+                stack.close()
+                shown, title = None, text
+                continue
+            if shown is None:
+                shown, done = stack.enter_context(bar(1.0, title, show=show)), 0.0
+            shown.update(float(mark) - done)
+            done = float(mark)
+            if text:
+                shown.note(text)
 
-    def __init__(self, total):
-        self._total, self._done, self._shown, self._note = total, 0, 0, ""
+
+class LineBar:
+    """先写一行“# 标题”，再每百分之一写一行“完成的份额 说明”。"""
+
+    def __init__(self, total, title):
+        self._total, self._title, self._done, self._shown, self._note = total, title, 0, 0, ""
 
     def __enter__(self):
+        print(f"# {self._title}", flush=True)
         return self
 
     def __exit__(self, *_):

@@ -1,6 +1,8 @@
 """内置语料上训练好的网络：第一次用到时当场训练，以后从缓存里读。"""
 
 import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -32,21 +34,29 @@ def train_builtin(name: str = "repaired", progress: bool = True) -> tuple[irm.IR
 
 
 def trained_path(name: str = "repaired", progress: bool = True) -> Path:
-    """训练好的权重文件；还没有就当场训练并存进缓存（别的进程正在训练就等它）。
+    """训练好的权重文件；还没有就当场训练并存进缓存。``name`` 的取法见 :func:`load_trained`。"""
+    return prepare([name], progress)[0]
+
+
+def prepare(names: Iterable[str] = tuple(recipe.RECIPES), progress: bool = True) -> list[Path]:
+    """一次训练好几个网络（缺省是全部），返回各自的权重文件；已有的不再训练，别的进程正在训练的就等它。
 
     训练在新进程里做：等待的方式要赶在 torch 载入之前定下。
-    ``name`` 的取法见 :func:`load_trained`。
     """
-    if name not in recipe.RECIPES:
-        raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
-    path = cache_dir() / f"irm-{name}-{key(name)}.safetensors"
-    if path.exists():
-        return path
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            corpus.ensure(progress)
-            run_module(__name__, name, path, title=TITLES[name], show=progress, environment=waiting())
-    return path
+    paths = {}
+    for name in names:
+        if name not in recipe.RECIPES:
+            raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
+        paths[name] = cache_dir() / f"irm-{name}-{key(name)}.safetensors"
+    if not all(path.exists() for path in paths.values()):
+        with ExitStack() as locks:
+            for path in sorted(paths.values()):  # 都按同一个次序上锁，不会互相等
+                locks.enter_context(FileLock(path.with_suffix(".lock")))
+            missing = [item for name, path in paths.items() if not path.exists() for item in (name, path)]
+            if missing:
+                corpus.ensure(progress)
+                run_module(__name__, *missing, title="训练网络", show=progress, environment=waiting())
+    return list(paths.values())
 
 
 def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwork:
@@ -68,5 +78,6 @@ def training_history(name: str = "repaired", progress: bool = True) -> dict:
 
 
 if __name__ == "__main__":
-    trained_network, training = train_builtin(sys.argv[1])
-    irm.save(trained_network, sys.argv[2], training)
+    for wanted, target in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        trained_network, training = train_builtin(wanted)
+        irm.save(trained_network, target, training)
