@@ -15,10 +15,10 @@ from lstm_lib.threads import waiting
 
 FEW = 3  # 没有几章要执行，就不必估
 # 量过的一次建书（两核，空闲），秒
-REFERENCE_PROBE = 0.12  # probe() 的用时
-CORPUS = 11.0  # 合成语料
-CHAPTER = 9.0  # 执行一章，平均
-PAGES = 20.0  # 其余：读写各页、搜索索引、Netron
+REFERENCE_PROBE = 0.09  # probe() 的用时
+CORPUS = 14.0  # 合成语料，连同载入
+CHAPTER = 11.5  # 执行一章，平均，连同启动内核
+PAGES = 22.0  # 其余：估计本身、读写各页、搜索索引、Netron
 
 
 def announce(notebooks, workers, say) -> None:
