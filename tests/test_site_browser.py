@@ -147,6 +147,14 @@ def test_no_page_is_wider_than_the_window(visit, site_url, width):
     assert not wide, f"{width} 像素宽时横向溢出：{wide}"
 
 
+def test_a_long_name_in_the_text_wraps_on_a_phone(visit, site_url):
+    page, _ = visit(390)
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    code = '<code class="docutils literal notranslate"><span class="pre">' + "名字.".join(["long_name"] * 9)
+    page.evaluate("html => document.querySelector('article p').innerHTML += html", code + "</span></code>")
+    assert page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth") <= 0
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_accessibility(visit, site_url, theme):
     need_axe()
