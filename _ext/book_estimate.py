@@ -84,13 +84,11 @@ def measure() -> dict:
     from lstm_lib import corpus
     from lstm_lib.enhance import trained
     from lstm_lib.enhance.recipe import RECIPES
-    from lstm_lib.files import cache_dir
 
-    missing = [n for n in RECIPES if not (cache_dir() / f"irm-{n}-{trained.key(n)}.safetensors").exists()]
-    folder = cache_dir() / f"corpus-{corpus.corpus_key()}"
+    missing = [name for name in RECIPES if not trained.cached_path(name).exists()]
     return {
         "probe": probe(),
-        "corpus": not (folder / "fingerprint.txt").exists(),
+        "corpus": not corpus.cached_folder()[1],
         "networks": len(missing),
         "steps": sum(RECIPES[name].steps for name in missing),
         "step": training_step() if missing else 0.0,

@@ -59,6 +59,8 @@ SLOW = {
         "test_output_that_is_not_shared_stops_every_process": 4,
         "test_workers_do_not_change_the_result": 4,
         "test_training_lowers_the_loss": 3,
+        "test_outputs_of_a_run": 6,
+        "test_corrupt_last_checkpoint_ends_in_the_same_result": 6,
         "test_too_many_bad_files_stop_the_command": 2,
         "test_builtin_corpus_gives_a_network_for_enhance": 3,
     },
@@ -77,6 +79,7 @@ SLOW = {
     },
     "test_onnx_graph.py": {
         "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,
+        "test_dynamic_exports_match_torch_before_and_after_simplify": 6,
         "test_operator_counts_equal_the_file": 5,
         "test_every_export_reads_back_the_same_weights": 5,
     },
@@ -85,6 +88,12 @@ SLOW = {
         "test_unwritable_cache_fails": 2,
         "test_any_output_encoding": 2,
         "test_reader_that_leaves_early": 2,
+    },
+    "test_bench.py": {"test_a_program_runs": 9},
+    "test_config.py": {"test_schedule_equals_one_cycle_bit_for_bit": 2},
+    "test_netron.py": {
+        "test_pictures_show_the_operators_of_the_models": 3,
+        "test_copy_is_idempotent_and_light": 4,
     },
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
     "test_site_build.py": {
@@ -195,6 +204,17 @@ def browser(chromium):
         instance = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
         yield instance
         instance.close()
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch 只用一个线程：训练的求和次序固定，也不与别的进程抢核。"""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # ---- 跳过 ----

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from lstm_lib.cli import main
 from lstm_lib.engines import available, mask_step
@@ -17,6 +16,8 @@ from lstm_lib.lstm import LSTM
 from lstm_lib.training import checkpoint
 from lstm_lib.waves import SAMPLE_RATE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONFIG = NetworkConfig.for_stft(320, 160, hidden_size=128, num_layers=2)
 SIZES = ["--layers", "2", "--hidden", "128", "--n-fft", "320", "--hop", "160"]
 COURSE = ["--steps", "3", "--batch", "2", "--seconds", "0.3", "--valid-segments", "2"]
@@ -25,14 +26,6 @@ QUANTIZED = [name for name in available() if name.endswith("int8")]
 
 def run(*arguments):
     return main([str(a) for a in arguments])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

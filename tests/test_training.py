@@ -26,6 +26,8 @@ from lstm_lib.training.dataset import Segments, ShardedBatches, collate, read_se
 from lstm_lib.training.folders import DataError
 from lstm_lib.waves import SAMPLE_RATE
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = ["--epochs", "3", "--steps", "3", "--batch", "4", "--seconds", "0.3", "--valid-segments", "6"]
 FAST = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -91,14 +93,6 @@ def train(tree, out, say=lambda *_: None, max_bad=0.05, restart=False, **changes
     return loop.train(
         data, tiny_settings(**changes), out, device="cpu", tensorboard="off", restart=restart, say=say
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

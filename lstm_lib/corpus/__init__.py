@@ -73,16 +73,22 @@ def corpus_key() -> str:
     return recipe_key(*(f"lstm_lib.corpus.{name}" for name in names), extra="\n".join([text, *versions]))
 
 
+def cached_folder() -> tuple[Path, bool]:
+    """缓存里的语料应当在哪个目录，以及是不是已经做好了。"""
+    folder = cache_dir() / f"corpus-{corpus_key()}"
+    return folder, (folder / "fingerprint.txt").exists()
+
+
 def ensure(progress: bool = True) -> Path:
     """语料所在的目录；还没有时当场制作（约十几秒），别的进程正在做就等它做完。
 
     先写进临时目录，算好校验和，最后整个改名，所以中途打断不会留下半份语料。
     """
-    folder = cache_dir() / f"corpus-{corpus_key()}"
-    if (folder / "fingerprint.txt").exists():
+    folder, done = cached_folder()
+    if done:
         return folder
     with FileLock(cache_dir() / "corpus.lock"):
-        if (folder / "fingerprint.txt").exists():
+        if cached_folder()[1]:
             return folder
         temporary = Path(tempfile.mkdtemp(dir=cache_dir(), prefix=".corpus-"))
         try:

@@ -38,16 +38,19 @@ def trained_path(name: str = "repaired", progress: bool = True) -> Path:
     return prepare([name], progress)[0]
 
 
+def cached_path(name: str) -> Path:
+    """缓存里的权重文件应当叫什么；不管它在不在。不认识的名字报 ``ValueError``。"""
+    if name not in recipe.RECIPES:
+        raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
+    return cache_dir() / f"irm-{name}-{key(name)}.safetensors"
+
+
 def prepare(names: Iterable[str] = tuple(recipe.RECIPES), progress: bool = True) -> list[Path]:
     """一次训练好几个网络（缺省是全部），返回各自的权重文件；已有的不再训练，别的进程正在训练的就等它。
 
     训练在新进程里做：等待的方式要赶在 torch 载入之前定下。
     """
-    paths = {}
-    for name in names:
-        if name not in recipe.RECIPES:
-            raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
-        paths[name] = cache_dir() / f"irm-{name}-{key(name)}.safetensors"
+    paths = {name: cached_path(name) for name in names}
     if not all(path.exists() for path in paths.values()):
         with ExitStack() as locks:
             for path in sorted(paths.values()):  # 都按同一个次序上锁，不会互相等
