@@ -13,7 +13,7 @@ from typing import Any
 MAGIC = 7767517
 _MAX_PARAMS = 32  # ncnn 的 NCNN_MAX_PARAM_COUNT
 # pnnx 自己的算子；别的带点的名字（如 rife.Warp）是自定义的 ncnn 层
-_PNNX = ("pnnx.", "nn.", "F.", "torch.", "Tensor.", "torchvision.", "aten::", "prim::")
+PNNX = ("pnnx.", "nn.", "F.", "torch.", "Tensor.", "torchvision.", "aten::", "prim::")
 _TOKEN = re.compile(r'[^\s"]*"[^"]*"|\S+')  # 以空白分开；引号里的空白与逗号属于同一项
 
 
@@ -100,7 +100,7 @@ def _parse_layer(path: str | os.PathLike, line: int, fields: Sequence[str]) -> N
     if len(fields) < 4:
         raise ValueError(f"{path}：第 {line} 行太短，至少要有“类型 名字 输入数 输出数”")
     kind, name = fields[:2]
-    if kind.startswith(_PNNX):
+    if kind.startswith(PNNX):
         raise ValueError(f"{path}：第 {line} 行的 {kind} 是 pnnx 的算子；请给 .ncnn.param，不是 .pnnx.param")
     n_in, n_out = (_integer(path, line, value) for value in fields[2:4])
     if n_in < 0 or n_out < 0 or 4 + n_in + n_out > len(fields):
