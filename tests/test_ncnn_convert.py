@@ -245,8 +245,9 @@ def test_refusals_say_what_is_left(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="Linear 在示例输入上跑不起来"):
         ncnn_run.convert(torch.nn.Linear(I, H), tmp_path / "m", inputs=(torch.rand(1, I + 1),))
-    with pytest.raises(ValueError, match="得到 function"):
-        ncnn_run.convert(seed, tmp_path / "m", inputs=(torch.rand(1, I),))
+    net = torch.nn.LSTM(I, H)
+    with pytest.raises(ValueError, match=r"应给 torch 模块.*得到 OrderedDict"):
+        ncnn_run.convert(net.state_dict(), tmp_path / "m", inputs=(torch.rand(1, I),))
 
 
 def test_placeholders_become_random_for_the_comparison():

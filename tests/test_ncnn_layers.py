@@ -298,3 +298,21 @@ def test_state_of_the_wrong_size_is_refused(tmp_path):
             tmp_path, "MemoryData h 0 1 h 0=5 1=2", KEEP, "Noop n 1 1 x x2",
             "LSTM l 3 1 x2 h c y 0=5 1=120", memory=(H, H, C),
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([FEED, KEEP, "LSTM l 3 1 h c x y 0=5 1=120"], "第 6 行（l） 的输入里常量排在 x 前面"),
+        ([FEED, "GRU l 2 1 h x y 0=5 1=90"], "第 5 行（l） 的输入里常量排在 x 前面"),
+        (["MemoryData h 0 1 h 0=5 1=1 2=2", "Split s 1 2 h h1 h2",
+          "LSTM l 3 1 x h1 h2 y 0=5 1=240 2=2"], "第 4 行（h） 是 LSTM 的初态，写成了三维"),
+    ],
+)  # fmt: skip
+def test_runner_refuses_what_would_crash_ncnn(rows, said, tmp_path):
+    path = write_param(tmp_path / "m.param", "Input x 0 1 x", *rows)
+    layers = ncnn_param.read_param(path).layers
+    size = sum(4 * n + 4 * flag for layer in layers for _, n, flag in ncnn_layers.blocks(layer))
+    (tmp_path / "m.bin").write_bytes(bytes(size))
+    with pytest.raises(ValueError, match=said):
+        ncnn_run.NcnnRunner(path, tmp_path / "m.bin")

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,22 +64,55 @@ def repair(path: Path) -> list[str]:
     """
     param = read_param(path)
     lines = path.read_text("utf-8").split("\n")
-    producer = {blob: layer for layer in param.layers for blob in layer.tops}
-    constant = _constants(param)
-    for layer in param.layers:
-        if len(layer.bottoms) == RECURRENT.get(layer.type):
-            for blob in layer.bottoms:
-                memory = _memory_behind(blob, producer)
-                if memory is not None and memory.params.get(2, 1) > 1 and memory.params.get(1, 1) == 1:
-                    _rewrite(lines, memory, shape=(memory.params[0], memory.params[2]))
-    texts = []
+    for memory in _stacked(param):
+        _rewrite(lines, memory, shape=(memory.params[0], memory.params[2]))
+    texts, constant = [], _constants(param)
     for choice in (0, 1):
         changed = list(lines)
-        for layer in param.layers:
-            if len(layer.bottoms) == RECURRENT.get(layer.type) and layer.bottoms[0] in constant:
-                _rewrite(changed, layer, bottoms=_reordered(layer, constant, choice))
+        for layer in _misordered(param, constant):
+            _rewrite(changed, layer, bottoms=_reordered(layer, constant, choice))
         texts.append("\n".join(changed))
     return list(dict.fromkeys([*texts, "\n".join(lines)]))
+
+
+def miswired(param: NcnnParam) -> str:
+    """ncnn 一跑就会崩溃或读错的初态，说成一句话；没有就是空的。"""
+    for layer in _misordered(param, _constants(param)):
+        return (
+            f"{layer.where} 的输入里常量排在 x 前面，ncnn 要的次序是 x、h、c，这样跑会崩溃；"
+            "这是 pnnx 写错的，请用 ncnn_run.convert 重新转换"
+        )
+    for memory in _stacked(param):
+        if memory.params[0] % 4:  # 每个通道补齐到 16 字节；宽是 4 的倍数时恰好没有空隙
+            return (
+                f"{memory.where} 是 LSTM 的初态，写成了三维（2={memory.params[2]}），ncnn 会读到补齐的空隙里；"
+                f"请改成二维 0={memory.params[0]} 1={memory.params[2]}，或用 ncnn_run.convert 重新转换"
+            )
+    return ""
+
+
+def _stacked(param: NcnnParam) -> Iterator[NcnnLayer]:
+    """当初态用的、写成三维 (D, 1, H) 的 MemoryData。"""
+    producer = {blob: layer for layer in param.layers for blob in layer.tops}
+    seen = set()
+    for layer in param.layers:
+        if len(layer.bottoms) != RECURRENT.get(layer.type):
+            continue
+        for blob in layer.bottoms:
+            memory = _memory_behind(blob, producer)
+            if memory is None or memory.name in seen:
+                continue
+            if memory.params.get(2, 1) > 1 and memory.params.get(1, 1) == 1:
+                seen.add(memory.name)
+                yield memory
+
+
+def _misordered(param: NcnnParam, constant: set[str]) -> Iterator[NcnnLayer]:
+    """常量排在前面、后面却还有不是常量的输入的循环层。"""
+    for layer in param.layers:
+        if len(layer.bottoms) == RECURRENT.get(layer.type) and layer.bottoms[0] in constant:
+            if not constant.issuperset(layer.bottoms):
+                yield layer
 
 
 def _constants(param: NcnnParam) -> set[str]:
@@ -100,8 +134,6 @@ def _reordered(layer: NcnnLayer, constant: set[str], choice: int) -> list[str]:
     """常量与别的输入各按原来的先后，合成 x、h、c；只有一个常量时，它是 h 还是 c 有两种可能。"""
     fixed = [blob for blob in layer.bottoms if blob in constant]
     moving = [blob for blob in layer.bottoms if blob not in constant]
-    if not moving or len(fixed) + len(moving) != len(layer.bottoms):
-        return list(layer.bottoms)
     if len(fixed) == 1 and len(moving) == 2:
         return [moving[0], *((moving[1], fixed[0]) if choice == 0 else (fixed[0], moving[1]))]
     return moving + (fixed if choice == 0 else fixed[::-1])
@@ -178,7 +210,7 @@ def _run(
     names = sorted((layer.tops[0] for layer in param.layers if layer.type == "Input"), key=natural)
     indices = index_inputs(param)
     where = {blob: layer for layer in param.layers for blob in layer.tops}
-    given = {}
+    given: dict[str, Any] = {}
     for name in names:
         number = natural(name)[1]
         if not 0 <= number < len(arrays):
@@ -187,7 +219,7 @@ def _run(
     wanted = [blob for layer in param.layers if layer.type != "Input" for blob in layer.tops]
     with tempfile.TemporaryDirectory() as folder:
         inputs, outputs = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(inputs, **given, **{"?": np.array(wanted)})
+        np.savez(inputs, **(given | {"?": np.array(wanted)}))
         child = Path(__file__).with_name("ncnn_child.py")
         command = [
             sys.executable,

@@ -4,6 +4,7 @@
 """
 
 import sys
+from typing import Any
 
 
 def main(param: str, weights: str, inputs: str, outputs: str) -> None:
@@ -22,13 +23,13 @@ def main(param: str, weights: str, inputs: str, outputs: str) -> None:
         wanted = [str(name) for name in arrays["?"]]
     for name, array in held.items():
         extractor.input(name, ncnn.Mat(np.ascontiguousarray(array)).clone())
-    results = {}
+    results: dict[str, Any] = {}
     for name in wanted:
         print(name, flush=True)
         code, mat = extractor.extract(name)
         if code:
             sys.exit(f"返回码 {code}")
-        if not net.output_names() or name in net.output_names():
+        if name in net.output_names():
             results[name] = np.array(mat)
     np.savez(outputs, **results)
 

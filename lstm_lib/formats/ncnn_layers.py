@@ -182,7 +182,9 @@ def memory_shape(layer: NcnnLayer) -> tuple[int, ...]:
     return (height, width) if height else (width,) if width else ()
 
 
-def _vectors(*labels: str, size: int = 0, default: int = 0, affine: int | None = None):
+def _vectors(
+    *labels: str, size: int = 0, default: int = 0, affine: int | None = None
+) -> Callable[[NcnnLayer], Blocks]:
     """几个同样长的向量，都没有标志；``affine`` 那一号参数为 0 时一个也不存。"""
 
     def rule(layer: NcnnLayer) -> Blocks:

@@ -287,6 +287,8 @@ class NcnnRunner:
 
         bin_layout(param_path, bin_path)
         param = read_param(param_path)
+        if said := ncnn_check.miswired(param):
+            raise ValueError(said)
         used = {blob for layer in param.layers for blob in layer.bottoms}
         made = {blob for layer in param.layers for blob in layer.tops}
         self.inputs = [layer.tops[0] for layer in param.layers if layer.type == "Input"]

@@ -14,6 +14,8 @@ from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam
 REQUIRED = "required"
 Value = np.ndarray | None  # None：随输入而变，或本书不会算
 
+Rule = Callable[[NcnnLayer, list[np.ndarray]], list[Value]]
+
 
 class State:
     """一个 LSTM 层的初态；``data`` 由读 .bin 的一方填：MemoryData 的名字 → 其中的数。"""
@@ -137,7 +139,7 @@ def _slice(layer: NcnnLayer, inputs: list[np.ndarray]) -> list[Value]:
     return list(np.split(value, ends[:-1], axis)) if ends[-1] == total else [None] * count
 
 
-def _shape_only(axes: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]):
+def _shape_only(axes: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]) -> Rule:
     def rule(layer: NcnnLayer, inputs: list[np.ndarray]) -> list[Value]:
         return [axes(inputs[0], tuple(layer.params.get(3, ())))] if set(layer.params) <= {3} else [None]
 
@@ -172,7 +174,7 @@ _UNARY: dict[int, Callable] = {
     7: np.exp,
     16: np.tanh,
 }
-_RULES: dict[str, Callable[[NcnnLayer, list[np.ndarray]], list[Value]]] = {
+_RULES: dict[str, Rule] = {
     "Split": lambda layer, inputs: [inputs[0]] * len(layer.tops),
     "Noop": lambda layer, inputs: list(inputs),
     "Flatten": lambda layer, inputs: [inputs[0].reshape(-1)],
