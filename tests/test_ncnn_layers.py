@@ -184,6 +184,15 @@ def test_layers_behind_the_lstm_need_not_be_known(tmp_path):
     assert "pnnx" not in str(caught.value)
 
 
+def test_pnnx_operators_are_told_from_unfinished_conversions(tmp_path):
+    path = write_param(tmp_path / "m.pnnx.param", "pnnx.Input x 0 1 x", "nn.LSTM l 1 1 x y bias=True")
+    with pytest.raises(ValueError, match=r"第 3 行的 pnnx\.Input 是 pnnx 的算子；请给 \.ncnn\.param"):
+        ncnn_param.read_param(path)
+    path = write_param(tmp_path / "m.ncnn.param", "Input x 0 1 x", "nn.MaxPool2d l 1 1 x y ceil_mode=False")
+    with pytest.raises(ValueError, match=r"第 4 行的 nn\.MaxPool2d .*ncnn 也载入不了"):
+        ncnn_param.read_param(path)
+
+
 def test_looked_up_weights(tmp_path):
     """别的标志是旧工具的查表量化：字节数正好对上才信。"""
     rng = np.random.default_rng(0)

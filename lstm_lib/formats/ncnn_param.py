@@ -71,6 +71,11 @@ def read_param(path: str | os.PathLike) -> NcnnParam:
         notes.append(
             f"第 {number} 行声明 {layer_count} 层，后面却有 {found} 行；ncnn 只读前 {layer_count} 层，这里也一样"
         )
+    for line, (kind, *_) in rows[2:]:
+        if kind.startswith(PNNX):
+            whole = any(fields[0] == "pnnx.Input" for _, fields in rows)
+            hint = "请给 .ncnn.param，不是 .pnnx.param" if whole else "它没能换成 ncnn 的层，ncnn 也载入不了"
+            raise ValueError(f"{path}：第 {line} 行的 {kind} 是 pnnx 的算子；{hint}")
     layers = tuple(_parse_layer(path, line, fields) for line, fields in rows[2 : 2 + layer_count])
     notes += _check_wiring(path, layers, blob_count, number)
     return NcnnParam(str(path), layers, blob_count, tuple(notes))
@@ -100,8 +105,6 @@ def _parse_layer(path: str | os.PathLike, line: int, fields: Sequence[str]) -> N
     if len(fields) < 4:
         raise ValueError(f"{path}：第 {line} 行太短，至少要有“类型 名字 输入数 输出数”")
     kind, name = fields[:2]
-    if kind.startswith(PNNX):
-        raise ValueError(f"{path}：第 {line} 行的 {kind} 是 pnnx 的算子；请给 .ncnn.param，不是 .pnnx.param")
     n_in, n_out = (_integer(path, line, value) for value in fields[2:4])
     if n_in < 0 or n_out < 0 or 4 + n_in + n_out > len(fields):
         raise ValueError(f"{path}：第 {line} 行声明 {n_in} 个输入、{n_out} 个输出，后面却没有这么多名字")
