@@ -4,18 +4,17 @@
 整数一律小端，与 ncnn 写文件的习惯相同。
 """
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
+from lstm_lib.formats import ncnn_layers, ncnn_state
 from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
 from lstm_lib.lstm import LSTM, layouts
 
-Blocks = Iterator[tuple[str, int, bool]]  # 一层依次存的（名字，元素个数，有没有 4 字节标志）
 AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
 
 FLAG_FP32 = 0
@@ -28,7 +27,10 @@ _ITEM_SIZE = {FLAG_FP32: 4, FLAG_FP32_RAW: 4, FLAG_FP16: 2, FLAG_INT8: 1}
 
 @dataclass(frozen=True)
 class BinBlock:
-    """.bin 里的一块权重。``flag`` 为 None 表示没有 4 字节的标志；``size`` 连标志和补齐在内，单位字节。"""
+    """.bin 里的一块权重。``flag`` 为 None 表示没有 4 字节的标志；``size`` 连标志和补齐在内，单位字节。
+
+    ``storage`` 是 fp32、fp16、int8，或 table：旧工具的查表量化，先是 256 个 float32，再是一个数一字节的下标。
+    """
 
     layer: str
     label: str
@@ -39,7 +41,7 @@ class BinBlock:
 
     @property
     def storage(self) -> str:
-        return "fp32" if self.flag is None else STORAGE[self.flag]
+        return "fp32" if self.flag is None else STORAGE.get(self.flag, "table")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class NcnnLSTM:
     ``weight_hc`` [D, 4H, num_output]，``weight_hr`` [D, num_output, H] 或 None（只有投影 LSTM 有）。
     ``storage`` 是 x 权重在文件里的存法；int8 时另有原始整数与每行的 scale（整数 = 权重 × scale，取整）。
     ``direction``：0 正向，1 反向，2 双向。
+    ``initial_state``：图里写死的初态 h [D, num_output]、c [D, H]；没有或全零时是 None；
+    由图的输入给出或随输入而变时是 "required"。
     """
 
     name: str
@@ -69,6 +73,7 @@ class NcnnLSTM:
     bottoms: tuple[str, ...] = ()
     tops: tuple[str, ...] = ()
     params: dict[int, Any] = field(default_factory=dict)
+    initial_state: tuple[np.ndarray, np.ndarray] | str | None = None
 
     @property
     def has_state(self) -> bool:
@@ -76,117 +81,34 @@ class NcnnLSTM:
         return len(self.bottoms) == 3
 
 
-# ---- .bin：每一层依次存哪几块。(名字, 元素个数, 有没有 4 字节标志) ----
-
-
-def _int(layer: NcnnLayer, key: int, default: int = 0) -> int:
-    value = layer.params.get(key, default)
-    if not isinstance(value, int):
-        raise ValueError(f"{layer.where} 的 {key}={str(value)[:40]} 应是整数")
-    return value
-
-
-def _lstm_sizes(layer: NcnnLayer) -> tuple[int, int, int, int, int]:
-    num_output, total, direction = (_int(layer, key) for key in (0, 1, 2))
-    hidden = _int(layer, 3, num_output)
-    for key, value in ((0, num_output), (1, total), (3, hidden)):
-        if value <= 0:
-            raise ValueError(f"{layer.where} 的 {key}={value} 应是正整数")
-    if direction not in (0, 1, 2):
-        raise ValueError(f"{layer.where} 的方向 2={direction} 应是 0、1 或 2")
-    directions = 2 if direction == 2 else 1
-    inputs, rest = divmod(total, directions * hidden * 4)
-    if rest or not inputs:
-        raise ValueError(
-            f"{layer.where} 的权重个数 1={total} 不是 方向数×4×hidden_size={directions * hidden * 4} 的整数倍"
-        )
-    return num_output, hidden, direction, directions, inputs
-
-
-def _lstm_blocks(layer: NcnnLayer) -> Blocks:
-    num_output, hidden, _, directions, _ = _lstm_sizes(layer)
-    yield "weight_xc", layer.params[1], True
-    yield "bias", 4 * hidden * directions, True
-    yield "weight_hc", 4 * hidden * num_output * directions, True
-    if num_output != hidden:
-        yield "weight_hr", hidden * num_output * directions, True
-    if _int(layer, 8):
-        yield "weight_xc_scales", 4 * hidden * directions, False
-        yield "weight_hc_scales", 4 * hidden * directions, False
-
-
-def _gemm_blocks(layer: NcnnLayer) -> Blocks:
-    m, n, k = (_int(layer, key) for key in (7, 8, 9))
-    if _int(layer, 18):
-        raise ValueError(f"{layer.where} 是量化的 Gemm，本书的读取程序不支持")
-    if _int(layer, 4):
-        yield "A", m * k, True
-    if _int(layer, 5):
-        yield "B", n * k, True
-    if _int(layer, 6) and _int(layer, 10) != -1:
-        yield "C", {0: 1, 1: m, 2: m, 3: m * n, 4: n}.get(_int(layer, 10), 0), True
-
-
-def _dense_blocks(bias: int, weight: int) -> Callable[[NcnnLayer], Blocks]:
-    def blocks(layer: NcnnLayer) -> Blocks:
-        if _int(layer, 19):  # 权重由别的层算出
-            return
-        yield "weight", _int(layer, weight), True
-        if _int(layer, bias):
-            yield "bias", _int(layer, 0), False
-        if _int(layer, 8):
-            yield "weight_scales", _int(layer, 0), False
-            yield "bottom_scales", 1, False
-
-    return blocks
-
-
-def _memory_blocks(layer: NcnnLayer) -> Blocks:
-    sizes = [_int(layer, key) for key in (0, 1, 11, 2)]
-    if any(sizes):
-        yield "data", math.prod(size or 1 for size in sizes), _int(layer, 21, 1) == 0
-
-
-def _plain_blocks(*labels: str, condition: int | None = None) -> Callable[[NcnnLayer], Blocks]:
-    def blocks(layer: NcnnLayer) -> Blocks:
-        if condition is None or _int(layer, condition, 1):
-            for label in labels:
-                yield label, _int(layer, 0), False
-
-    return blocks
-
-
-_BLOCKS: dict[str, Callable[[NcnnLayer], Blocks]] = {
-    "LSTM": _lstm_blocks,
-    "Gemm": _gemm_blocks,
-    "InnerProduct": _dense_blocks(bias=1, weight=2),
-    "Convolution": _dense_blocks(bias=5, weight=6),
-    "Convolution1D": _dense_blocks(bias=5, weight=6),
-    "MemoryData": _memory_blocks,
-    "BatchNorm": _plain_blocks("slope", "mean", "var", "bias"),
-    "LayerNorm": _plain_blocks("gamma", "beta", condition=2),
-    "PReLU": _plain_blocks("slope"),
-}
-_WEIGHTLESS = set(
-    "Input Split Sigmoid TanH ReLU Clip Swish GELU HardSigmoid HardSwish Softmax Noop Dropout Reshape Permute"
-    " Squeeze ExpandDims Flatten Concat Slice Crop BinaryOp UnaryOp Eltwise Pooling Reduction".split()
-)
+# ---- .bin：沿 .param 走过每一块 ----
 
 
 def _walk(
-    param: NcnnParam, file: BinaryIO, length: int, bin_path: str | os.PathLike
+    param: NcnnParam,
+    file: BinaryIO,
+    length: int,
+    bin_path: str | os.PathLike,
+    target: NcnnLayer | None = None,
 ) -> Iterator[tuple[NcnnLayer, BinBlock]]:
-    """沿 .param 的次序走过 .bin，不读权重本身；越界或标志不认识就报错。"""
-    offset = 0
+    """沿 .param 的次序走过 .bin，不读权重本身；越界或标志不认识就报错。
+
+    给了 ``target``，遇到它后面的自定义层就停下：那以后存了什么与它无关。
+    """
+    offset, passed, doubt = 0, False, ""
     for layer in param.layers:
-        if layer.type in _WEIGHTLESS:
-            continue
-        if layer.type not in _BLOCKS:
+        if not ncnn_layers.known(layer):
+            if passed:
+                if doubt:
+                    raise ValueError(doubt)
+                return
+            wanted = f" {target.type} 层 {target.name} " if target else ""
             raise ValueError(
-                f"{param.path}：第 {layer.line} 行的 {layer.type} 层存了哪些权重，本书的读取程序不知道，"
-                "无法定位它后面的权重；请换用只含 LSTM、线性层与卷积的模型"
+                f"{param.path}：第 {layer.line} 行的 {layer.type} 层（{layer.name}）不是 ncnn 自带的层，"
+                f"它存没有存权重、存了多少，从文件里看不出来，因此找不到它后面{wanted}的权重；"
+                "请从转换前的 torch 或 ONNX 模型读"
             )
-        for label, count, flagged in _BLOCKS[layer.type](layer):
+        for label, count, flagged in ncnn_layers.blocks(layer):
             if not isinstance(count, int) or count <= 0:
                 raise ValueError(
                     f"{param.path}：第 {layer.line} 行（{layer.name}）的 {label} 个数 {count} 应是正整数"
@@ -196,21 +118,34 @@ def _walk(
                 file.seek(offset)
                 head = file.read(4)
                 flag = int.from_bytes(head, "little") if len(head) == 4 else FLAG_FP32
-                if flag not in STORAGE:
-                    raise ValueError(
+                if flag not in STORAGE and not doubt:
+                    # ncnn 把别的标志都当作查表量化；是不是真的，要看字节数最后对不对得上
+                    doubt = (
                         f"{bin_path}：第 {offset} 字节处（{layer.name} 的 {label}）"
                         f"的标志 0x{flag:08X} 不认识；.bin 与 .param 是一对吗？"
                     )
-            size = -(-count * _ITEM_SIZE[flag or FLAG_FP32] // 4) * 4 + (4 if flagged else 0)
-            if offset + size > length:
+            block = BinBlock(layer.name, label, offset, flag, count, _block_size(flag, count))
+            if offset + block.size > length:
                 raise ValueError(
-                    f"{bin_path}：文件只有 {length} 字节，{layer.name} 的 {label} 却要从第 {offset} "
-                    f"字节起读 {size} 字节；文件不完整，或与 .param 不是一对"
+                    doubt
+                    or f"{bin_path}：文件只有 {length} 字节，{layer.name} 的 {label} 却要从第 {offset} "
+                    f"字节起读 {block.size} 字节；文件不完整，或与 .param 不是一对"
                 )
-            yield layer, BinBlock(layer.name, label, offset, flag, count, size)
-            offset += size
+            yield layer, block
+            offset += block.size
+        passed |= layer is target
     if offset != length:
-        raise ValueError(f"{bin_path}：读完所有权重后还多出 {length - offset} 字节，.bin 与 .param 不是一对")
+        raise ValueError(
+            doubt or f"{bin_path}：读完所有权重后还多出 {length - offset} 字节，.bin 与 .param 不是一对"
+        )
+
+
+def _block_size(flag: int | None, count: int) -> int:
+    """一块占的字节：标志 4 字节，数据补齐到 4 的倍数；查表量化的先有 256 个 float32。"""
+    if flag is None:
+        return 4 * count
+    table = 0 if flag in STORAGE else 4 * 256
+    return 4 + table + -(-count * _ITEM_SIZE.get(flag, 1) // 4) * 4
 
 
 def bin_layout(param_path: str | os.PathLike, bin_path: str | os.PathLike) -> list[BinBlock]:
@@ -230,15 +165,16 @@ def read_lstm(
     """
     param = read_param(param_path)
     target = find_lstm(param, name)
-    num_output, hidden, direction, directions, inputs = _lstm_sizes(target)
+    num_output, hidden, direction, directions, inputs = ncnn_layers.lstm_sizes(target)
+    state = ncnn_state.State(param, target)
     with open(bin_path, "rb") as file:
         length = file.seek(0, 2)
         blocks: dict[str, tuple[BinBlock, np.ndarray]] = {}
-        for layer, block in _walk(param, file, length, bin_path):
+        for layer, block in _walk(param, file, length, bin_path, target):
             if layer is target:
                 blocks[block.label] = block, _read_block(file, block)
-            elif blocks and layer.type not in _BLOCKS:
-                break
+            elif state.wants(layer):
+                state.data[layer.name] = _read_block(file, block).astype(np.float32)
     shapes = {
         "weight_xc": (directions, 4 * hidden, inputs),
         "bias": (directions, 4 * hidden),
@@ -266,11 +202,15 @@ def read_lstm(
         bottoms=target.bottoms,
         tops=target.tops,
         params=dict(target.params),
+        initial_state=state.value(),
     )
 
 
 def _read_block(file: BinaryIO, block: BinBlock) -> np.ndarray:
     file.seek(block.offset + (0 if block.flag is None else 4))
+    if block.storage == "table":
+        table = np.frombuffer(file.read(4 * 256), "<f4")
+        return table[np.frombuffer(file.read(block.count), np.uint8)]
     dtype = {"fp32": "<f4", "fp16": "<f2", "int8": "i1"}[block.storage]
     return np.frombuffer(file.read(block.count * np.dtype(dtype).itemsize), dtype)
 
@@ -304,7 +244,8 @@ def load_lstm(
     """ncnn 的 LSTM 层 → LSTM；规格见 ncnn 源码 src/layer/lstm.cpp。
 
     fp16、int8 存放的权重按文件里的数还原成 float32：int8 模型在 ncnn 里还要把 x 与 h 逐步量化，这里不做。
-    ncnn 没有批这一维，通常用不分批的 (T, I) 输入与它对照。
+    ncnn 没有批这一维，通常用不分批的 (T, I) 输入与它对照。图里写死的初态成为缺省值；
+    初态由图的输入给出或随输入而变的，调用时必须给 ``state``。
     """
     layer = read_lstm(param_path, bin_path, name)
     proj_size = 0 if layer.weight_hr is None else layer.num_output
@@ -317,4 +258,7 @@ def load_lstm(
             parameters[f"{target}_l0{suffix}"] = layouts.reorder(getattr(layer, source)[d], "ncnn", "torch")
         if layer.weight_hr is not None:
             parameters[f"weight_hr_l0{suffix}"] = layer.weight_hr[d]
-    return cls(config, parameters)
+    state = layer.initial_state
+    if isinstance(state, tuple):  # 补上批这一维
+        state = state[0][:, None], state[1][:, None]
+    return cls(config, parameters, initial_state=state)

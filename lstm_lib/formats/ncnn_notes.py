@@ -59,7 +59,7 @@ def annotate(param_path: str | os.PathLike, bin_path: str | os.PathLike | None =
     magic = lines[numbers[0]][0]
     notes.append(Note(numbers[0], magic, "ncnn 文本模型的标记，固定不变", f"= {MAGIC}", magic == str(MAGIC)))
     layers, blobs = lines[numbers[1]]
-    count = len(param.layers)
+    count = len(numbers) - 2
     notes.append(Note(numbers[1], layers, "层数", f"后面有 {count} 行", int(layers) == count))
     notes.append(
         Note(

@@ -70,13 +70,13 @@ class LSTM:
         *,
         peepholes: ArrayLike | None = None,
         clip: float | None = None,
-        initial_state: State | None = None,
+        initial_state: State | str | None = None,
         lengths: ArrayLike | None = None,
     ) -> None:
         """``parameters`` 的名字与形状见 ``config.shapes()``。
 
         后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
-        initial_state 与 lengths 是没有另给时的缺省初态与各序列的长度；lengths 为 "required" 时调用者必须给。
+        initial_state 与 lengths 是没有另给时的缺省初态与各序列的长度；为 "required" 时调用者必须给。
         """
         self.config, dtype = config, np.dtype(config.dtype)
         shapes = config.shapes()
@@ -261,6 +261,8 @@ class LSTM:
         """ONNX 节点自带的缺省初态；不分批的调用去掉 B 那一维。"""
         if self.initial_state is None:
             return None
+        if isinstance(self.initial_state, str):
+            raise ValueError("这个 LSTM 的初态由图的输入给出，或随输入而变，调用时请用 state 传入 (h, c)")
         h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
         return h, c
 
