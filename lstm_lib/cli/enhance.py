@@ -120,9 +120,9 @@ def engine_help(engines) -> str:
 
 
 def run(args) -> int:
-    from lstm_lib.enhance.audio import AudioError, nothing, open_audio
+    from lstm_lib.enhance.audio import STDIN, AudioError, nothing, open_audio
 
-    source_path, target_path = Path("/dev/stdin" if args.input == "-" else args.input), Path(args.output)
+    source_path, target_path = STDIN if args.input == "-" else Path(args.input), Path(args.output)
     started = time.perf_counter()
     try:
         check_paths(source_path, target_path)

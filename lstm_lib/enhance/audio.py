@@ -20,7 +20,7 @@ import soundfile
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_lib.enhance.containers import ContainerError, examine
+from lstm_lib.enhance.containers import JOINED, ContainerError, examine
 from lstm_lib.files import REASONS, atomic_path
 from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, write_blocks
 
@@ -32,7 +32,8 @@ SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".opus": "OPUS"}
 CONTAINERS = {".opus": "OGG", ".aif": "AIFF"}  # 别的扩展名就是格式的名字
 OGG_RATE = 200_000  # 再高，libvorbis 不收，libsndfile 却不查，整个进程崩溃
 RATES = (1000, 3_072_000)  # 低于前者放不下语音，重采样还会把它放大成千上万倍；后者是最快的录音机的几倍
-UNREAD = 1 << 16  # 读完之后剩这么多字节以内是标签与填充
+UNREAD = 1 << 14  # 读完之后剩这么多字节以内是标签与填充
+STDIN = Path("/dev/stdin")
 WAITING = 10  # 秒；管道的另一头这么久没有程序来写，就不等了
 # 认得出的开头；管道里来的先看它，免得把没完没了的别的数据全存下来
 MAGICS = (
@@ -139,11 +140,22 @@ class Sound(soundfile.SoundFile):
         finally:
             self._onward = False
 
-    @property
-    def unread(self) -> int:
-        """文件里 libsndfile 还没有碰过的字节数；头里的样点数说少了，它就早早停下。"""
-        where = [stream.tell() for stream in self._streams[:1]]
-        return os.fstat(self._streams[0].fileno()).st_size - where[0] if where else 0
+    def left_over(self) -> bytes:
+        """libsndfile 读到头之后文件里还剩的（最多 16 MiB），不计标签与填充；头里的样点数说少了，它就早早停下。"""
+        stream = self._streams[0]
+        where = stream.tell()
+        rest = stream.read(1 << 24)
+        stream.seek(where)
+        return rest.partition(b"APETAGEX")[0].rstrip(b"\0")
+
+    def followed(self) -> bool:
+        """FLAC 后面是不是又接着一个 FLAC；libsndfile 预读的一段也看。"""
+        stream = self._streams[0]
+        where = stream.tell()
+        stream.seek(max(where - (1 << 17), 4))
+        found = b'fLaC\0\0\0"' in stream.read(1 << 24)
+        stream.seek(where)
+        return found
 
     def close(self):
         super().close()
@@ -222,6 +234,8 @@ def _open_binary(path: Path):
             )
         return path.open("rb")
     except FileNotFoundError:
+        if path == STDIN:
+            raise FileNotFoundError(f"标准输入是关着的，或这个系统没有 {path}；请给出文件名。") from None
         if path.is_symlink():
             raise FileNotFoundError(
                 f"{path} 是断了的符号链接，它指向的 {os.readlink(path)} 不在；请改正链接。"
@@ -253,7 +267,9 @@ def _spool(path: Path):
         handle, head = _open_pipe(path)
         while len(head) < 4 and (more := os.read(handle, 1 << 16)):
             head += more
-        if head and not head.startswith(MAGICS):
+        if not head:
+            raise AudioError(f"管道 {path} 里什么也没有；请检查往里写的那个程序。")
+        if not head.startswith(MAGICS):
             raise AudioError(
                 f"管道 {path} 里来的不是 wav、flac、ogg、mp3、aiff、w64、au、caf；请先存成文件，看看是什么。"
             )
@@ -303,7 +319,7 @@ def check_rate(rate: float, what) -> None:
     low, high = RATES
     if not low <= rate <= high:
         raise AudioError(
-            f"{what} 的采样率是 {rate:g} Hz，不像录音：这里收 {low} 到 {high} Hz，"
+            f"{what} 的采样率是 {rate:.10g} Hz，不像录音：这里收 {low} 到 {high} Hz，"
             "再低放不下语音，再高多半是文件头写错了；请检查采样率，或用录音的程序重新导出。"
         )
 
@@ -348,10 +364,13 @@ def read_blocks(sound: Sound, path):
             f"比文件头说的短：应有 {sound.frames} 个样点，只读到 {frames} 个，"
             f"少了 {lost / sound.samplerate:.2f} 秒；多半是录制或下载中断了，只处理了读得到的部分"
         )
-    if sound.format in {"FLAC", "MP3"} and sound.unread > UNREAD:
+    if sound.format == "FLAC" and sound.followed():
+        raise AudioError(f"{path} {JOINED}")
+    if sound.format in {"FLAC", "MP3"} and len(left := sound.left_over()) > UNREAD:
         raise AudioError(
-            f"{path} 比文件头说的长：读到第 {frames} 个样点就停了，后面还有 {sound.unread} 字节；"
-            "多半是几个文件直接首尾相接，或录音没有正常结束。请先整个转换，例如用 ffmpeg 转成 wav。"
+            f"{path} 比文件头说的长：读到第 {frames} 个样点就停了，后面至少还有 {len(left)} 字节；"
+            "多半是几个文件直接首尾相接、录音没有正常结束，或 mp3 的码率是变的又没有写总长。"
+            "请先整个转换，例如用 ffmpeg 转成 wav。"
         )
 
 

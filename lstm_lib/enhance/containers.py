@@ -188,6 +188,7 @@ def _wave(stream, read, size):
     order = ">" if magic == b"RIFX" else "<"
     layout = Layout(4, order + "I")
     fmt = wide = sound = None
+    skipped = False
     for name, body, length in _walk(read, size, layout, 12):
         if name == b"ds64" and length >= 16:
             wide = struct.unpack("<QQ", read(body, 16).ljust(16, b"\0"))[1]
@@ -195,7 +196,8 @@ def _wave(stream, read, size):
             fmt = read(body, min(length, 4096))
         elif name == b"data":
             if length == 0 and any(n == b"data" and k for n, k in _chain(read, size, layout, body) or ()):
-                continue  # 占位的空块，真的在后面
+                skipped = True  # 占位的空块，真的在后面；libsndfile 见了两块就不读
+                continue
             sound = body, length
             break
     if fmt is None or len(fmt) < 16 or sound is None:
@@ -216,7 +218,7 @@ def _wave(stream, read, size):
     if declared is None and length < WRAP - 1 and body + length <= size:
         if _tail(read, size, described, body + length) == "":
             return Finding()
-    return _settle(stream, read, size, described, wrapped, force=magic == b"BW64")
+    return _settle(stream, read, size, described, wrapped, force=skipped or magic == b"BW64")
 
 
 def _aiff(stream, read, size):
@@ -234,12 +236,12 @@ def _aiff(stream, read, size):
 
 
 def _w64(stream, read, size):
-    layout, speed, align = Layout(16, "<q", align=8, inclusive=True), 0, 1
+    layout, speed, align = Layout(16, "<Q", align=8, inclusive=True), 0, 1
     for name, body, length in _walk(read, size, layout, 40):
         if name[:4] == b"fmt " and length >= 16:
             _, _, _, speed, align, _ = struct.unpack("<HHIIHH", read(body, 16).ljust(16, b"\0"))
         elif name[:4] == b"data":
-            declared = None if length >= 1 << 62 or length in (-25, -1) else max(length, 0)
+            declared = None if length >= 1 << 62 else max(length, 0)
             return _settle(
                 stream, read, size, Sound(layout, body, declared, speed=speed, align=align), greedy=True
             )
@@ -333,6 +335,8 @@ def _prefix(read, sound, length):
         chunks += b"fmt " + struct.pack("<I", len(sound.fmt)) + fmt + b"data\xff\xff\xff\xff"
         return b"RF64\xff\xff\xff\xff" + chunks
     prefix, field = read(0, sound.body), sound.layout.length_field(length)
+    if sound.fmt:  # 前面占位的空 data 块换个名字
+        prefix = prefix[:-8].replace(b"data\0\0\0\0", b"JUNK\0\0\0\0") + prefix[-8:]
     return prefix[: -len(field)] + field
 
 
