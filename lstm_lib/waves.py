@@ -1,8 +1,9 @@
-"""波形的约定与按信噪比混合：16 kHz 单声道，±1 为满幅。"""
+"""波形的约定、分块写出与按信噪比混合：16 kHz 单声道，±1 为满幅。"""
 
 import numpy as np
 
 SAMPLE_RATE = 16000  # Hz，全书共用
+BLOCK = 16384  # 声音文件每次读写的样点数；多大都不影响结果
 
 
 def as_wave(wave, name: str = "wave") -> np.ndarray:
@@ -19,6 +20,15 @@ def as_wave(wave, name: str = "wave") -> np.ndarray:
     if not np.isfinite(wave).all():
         raise ValueError(f"{name} 含 NaN 或无穷大，第一个在第 {int(np.argmin(np.isfinite(wave)))} 个样点。")
     return wave
+
+
+def write_blocks(sink, wave: np.ndarray) -> None:
+    """把波形 (N,) 或 (N, 声道) 一块一块地写进打开着的 ``soundfile.SoundFile``；凡是写声音都用它。
+
+    libsndfile 一次写两分钟以上的 Ogg，整个进程崩溃。
+    """
+    for start in range(0, len(wave), BLOCK):
+        sink.write(wave[start : start + BLOCK])
 
 
 def energy(wave: np.ndarray) -> float:

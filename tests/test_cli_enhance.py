@@ -396,3 +396,41 @@ def peak_memory(model, folder, seconds):
 def test_memory_does_not_grow_with_length(model, tmp_path):
     short, long = (peak_memory(model, tmp_path, seconds) for seconds in (10, 600))
     assert long - short < 15, f"10 秒用 {short:.0f} MB，10 分钟（38 MB 的文件）用 {long:.0f} MB"
+
+
+# ---- 管道与不合的文件头 ----
+
+
+def test_unfinished_recording_is_enhanced_whole_and_said(run, tmp_path):
+    soundfile.write("a.wav", noise(16000), 16000)
+    data = bytearray((tmp_path / "a.wav").read_bytes())
+    data[40:44] = bytes(4)
+    (tmp_path / "a.wav").write_bytes(data)
+    code, _, err = run("a.wav", "b.wav", "-q")
+    assert code == 0 and soundfile.info("b.wav").frames == 16000
+    assert err.startswith("注意：a.wav 的文件头没有写声音的长度") and err.count("\n") == 1
+    (tmp_path / "a.wav").write_bytes(data[:24] + (1).to_bytes(4, "little") + data[28:])
+    code, _, err = run("a.wav", "c.wav", "-q")
+    assert code == 1 and "采样率是 1 Hz" in err and not (tmp_path / "c.wav").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["cat a.wav | {} - b.wav", "{} /dev/stdin b.wav < a.wav", "{} <(cat a.wav) b.wav"]
+)
+def test_inputs_that_cannot_be_rewound(model, tmp_path, command):
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000)
+    enhance = f"{' '.join(COMMAND)} -q --model '{model}'"
+    done = subprocess.run(
+        ["bash", "-c", command.format(enhance)],
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert soundfile.info(tmp_path / "b.wav").frames == 16000
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "管道.wav", "/dev/null"])
+def test_outputs_that_cannot_be_rewound_are_refused_with_the_true_reason(run, tmp_path, target):
+    soundfile.write("a.wav", noise(1000), 16000)
+    os.mkfifo("管道.wav")
+    code, _, err = run("a.wav", target)
+    assert code == 1 and "回头填上" in err and "请给出文件名" in err

@@ -95,6 +95,22 @@ def test_scan_reports_unreadable_files(tmp_path):
         folders.check_bad(bad, len(good), 0.5, "语音")
 
 
+def test_pipes_are_named_and_untrue_headers_are_reported(tmp_path):
+    speech, noise = speech_tree(tmp_path / "s"), noise_tree(tmp_path / "n")
+    odd = speech / "spk0" / "u0.wav"
+    content = bytearray(odd.read_bytes())
+    content[40:44] = bytes(4)
+    odd.write_bytes(content)
+    os.mkfifo(noise / "pipe.wav")
+    good, bad = folders.scan([noise])
+    assert len(good) == 4 and "管道" in bad[0].reason
+    (noise / "pipe.wav").unlink()
+    gathered = gather(speech=[speech], noise=[noise])
+    assert sum("u0.wav" in line and "没有写声音的长度" in line for line in gathered.report) == 1
+    files = folders.scan([speech])[0]
+    assert {f.frames for f in files} == {3200}
+
+
 def test_missing_and_empty_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="找不到文件夹"):
         folders.find_audio([tmp_path / "没有"])

@@ -9,7 +9,7 @@ import soundfile
 from PIL import Image
 
 from lstm_lib.book.figures.charts import colormap, magnitude
-from lstm_lib.waves import SAMPLE_RATE, as_wave
+from lstm_lib.waves import SAMPLE_RATE, as_wave, write_blocks
 
 RANGE_DB = 65
 ROW_STYLE = "display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:0.75rem 0.6rem"
@@ -61,7 +61,9 @@ def cell(name: str, wave: np.ndarray, level: np.ndarray, title: str | None) -> s
 def mp3(wave: np.ndarray) -> bytes:
     """压成单声道 MP3。"""
     buffer = io.BytesIO()
-    soundfile.write(buffer, wave, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III", compression_level=0.4)
+    kind = {"format": "MP3", "subtype": "MPEG_LAYER_III", "compression_level": 0.4}
+    with soundfile.SoundFile(buffer, "w", SAMPLE_RATE, 1, **kind) as sink:
+        write_blocks(sink, wave)
     return buffer.getvalue()
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from lstm_lib.cli import UserError
 from lstm_lib.files import REASONS, atomic_path, os_reason
 
-BLOCK = 16384  # 每次读的样点数；多大都不影响结果
 FORMATS = {
     ".wav": "WAV",
     ".flac": "FLAC",
@@ -47,7 +46,6 @@ BYTES = {
     "DOUBLE": 8,
 }
 DISK_FULL = "输出写到一半写不下去了，多半是磁盘满了；请腾出空间或换一个位置。"
-OGG_RATE = 200_000  # 再高，libvorbis 不收，libsndfile 却不查，整个进程崩溃
 RIFF_LIMIT = 0xFFFF0000  # 普通 wav 的长度字段只有 32 位
 DESCRIPTION = """\
 增强一个声音文件：用本书训练的网络压低噪声。
@@ -83,7 +81,9 @@ def add_parser(subparsers):
     parser = subparsers.add_parser(
         "enhance", help="增强一个声音文件（流式，长文件不多占内存）", description=DESCRIPTION, epilog=EPILOG
     )
-    parser.add_argument("input", metavar="输入", help="带噪的声音文件")
+    parser.add_argument(
+        "input", metavar="输入", help="带噪的声音文件；- 是标准输入，管道里来的先整个存进临时文件"
+    )
     parser.add_argument(
         "output", metavar="输出",
         help=f"增强后的文件，已存在则覆盖，缺的文件夹会建好；格式由扩展名定：{' '.join(FORMATS)}",
@@ -120,32 +120,26 @@ def engine_help(engines) -> str:
 
 
 def run(args) -> int:
-    from lstm_lib.enhance.audio import AudioError, open_audio
+    from lstm_lib.enhance.audio import STDIN, AudioError, nothing, open_audio
 
-    source_path, target_path = Path(args.input), Path(args.output)
+    source_path, target_path = STDIN if args.input == "-" else Path(args.input), Path(args.output)
     started = time.perf_counter()
     try:
         check_paths(source_path, target_path)
         with open_audio(source_path) as source, terminate_cleanly():
             if source.frames == 0:
-                raise UserError(f"{source_path} 里一个样点也没有（时长为 0）；请换一个有声音的文件。")
+                raise UserError(nothing(source_path, source.note))
             with new_audio(target_path, source) as sink:
                 step, config = load_step(args.model, args.engine, quiet=args.quiet)
                 started = time.perf_counter()  # 训练与加载不算在处理用时里
                 tally = enhance_blocks(source, sink, step, config, source_path, quiet=args.quiet)
-            missing = missing_bytes(source)
-            rate, channels, expected, subtype = (
-                source.samplerate,
-                source.channels,
-                source.frames,
-                sink.subtype,
-            )
+            rate, channels, note, subtype = source.samplerate, source.channels, source.note, sink.subtype
     except AudioError as error:
         raise UserError(str(error)) from error
     except OSError as error:  # 没有 errno 的是本书自己写的消息，已经是完整的话
         raise UserError(os_reason(error) + ("；请换一个路径。" if error.errno else "")) from error
-    if missing or tally.frames != expected:
-        warn(f"{source_path} 比文件头说的短，多半是录制或下载中断了；只处理了读到的 {tally.frames} 个样点。")
+    if note:
+        warn(f"{source_path} {note}。")
     if tally.clipped:
         warn(
             f"{target_path} 有 {tally.clipped} 个样点超过满幅（峰值 {tally.peak:.2f}），"
@@ -163,6 +157,12 @@ def run(args) -> int:
 def check_paths(source: Path, target: Path) -> None:
     """动手之前先把说得清的错都查出来。"""
     known = target.suffix.lower() in FORMATS
+    streamed = re.fullmatch(r"-|/dev/std(out|err)|/(dev|proc/self)/fd/\d+", str(target))
+    if streamed or (target.exists() and not (target.is_file() or target.is_dir())):
+        raise UserError(
+            f"输出 {target} 是标准输出、管道或设备，写不了：声音文件的文件头要等写完才回头填上；"
+            "请给出文件名，例如 增强.wav，写完再送给别的程序。"
+        )
     if target.is_dir():
         example = target / f"增强{target.suffix if known else '.wav'}"
         raise UserError(f"输出 {target} 是一个已有的文件夹；请给出文件名，例如 {example}。")
@@ -191,15 +191,6 @@ def output_format(path: Path, source) -> tuple[str, str]:
     return container, subtype
 
 
-def missing_bytes(source) -> bool:
-    """wav 文件头声称的数据比实际多，即文件被截断。
-
-    libsndfile 会悄悄按实际长度读，只在日志里留一笔；长度写成 32 位最大值的是管道里来的 wav，不算。
-    """
-    match = re.search(r"^data : (\d+) \(should be (\d+)\)", source.extra_info, re.MULTILINE)
-    return match is not None and int(match[2]) < int(match[1]) < RIFF_LIMIT
-
-
 @contextlib.contextmanager
 def tidy_folders(path: Path):
     """出错离开时，删掉这期间为 ``path`` 新建的空文件夹。"""
@@ -217,6 +208,8 @@ def tidy_folders(path: Path):
 def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
+
+    from lstm_lib.enhance.audio import OGG_RATE
 
     path = path.resolve()  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
@@ -272,11 +265,10 @@ def load_step(model, engine, quiet):
 
 def enhance_blocks(source, sink, step, config, path, quiet) -> Tally:
     """读一块、算一块、写一块；内存里始终只有一块。"""
-    import soundfile
     import torch
     from tqdm import tqdm
 
-    from lstm_lib.enhance.audio import AudioError, check_samples
+    from lstm_lib.enhance.audio import read_blocks
     from lstm_lib.enhance.streaming import AnyRateEnhancer
 
     torch.set_flush_denormal(True)  # 数字静音时不让非规格化数拖慢运算
@@ -285,17 +277,7 @@ def enhance_blocks(source, sink, step, config, path, quiet) -> Tally:
     layout = "增强 {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} 秒 [{elapsed}<{remaining}]"
     scale = 1 / source.samplerate  # 进度条按秒显示，按样点数，免得零头累加
     with tqdm(total=source.frames, unit_scale=scale, bar_format=layout, disable=quiet) as bar:
-        while True:
-            try:
-                block = source.read(BLOCK, dtype="float32", always_2d=True)
-            except soundfile.SoundFileError as error:
-                raise AudioError(
-                    f"{path} 读到第 {tally.frames} 个样点时出错，文件可能损坏或被截断；"
-                    f"请重新导出或下载。底层的说法：{error}"
-                ) from error
-            if len(block) == 0:
-                break
-            check_samples(block, path, start=tally.frames)
+        for block in read_blocks(source, path):
             tally.frames += len(block)
             write(sink, enhancer.process(block), tally)
             bar.update(len(block))
@@ -307,12 +289,14 @@ def write(sink, block, tally) -> None:
     """写一块，并数一数会被削平的样点（浮点格式不削）。"""
     import soundfile
 
+    from lstm_lib.waves import write_blocks
+
     if sink.subtype not in {"FLOAT", "DOUBLE"} and block.size:
         magnitude = np.abs(block)
         tally.peak = max(tally.peak, float(magnitude.max()))
         tally.clipped += int(np.count_nonzero(magnitude > 1))
     try:
-        sink.write(block)
+        write_blocks(sink, block)
     except (soundfile.SoundFileError, AssertionError) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
         raise UserError(DISK_FULL) from error
 

@@ -82,7 +82,7 @@ def check_csv(path: Path) -> None:
 
 def find_pairs(args):
     """命令行给的文件夹 → 配好的文件对。"""
-    from lstm_lib.training import known, sources
+    from lstm_lib.training import folders, known, sources
 
     roots = [tuple(map(Path, pair)) for pair in args.paired]
     for root in map(Path, args.data):
@@ -97,6 +97,8 @@ def find_pairs(args):
     pairs = [pair for clean, noisy in roots for pair in sources.scan_pairs(clean, noisy, data, bad)]
     for each in bad:
         print(f"跳过 {each.path}：{each.reason}", file=sys.stderr)
+    for line in folders.notes(file for p in pairs for file in (p.clean, p.noisy)):
+        print(line, file=sys.stderr)
     return pairs
 
 

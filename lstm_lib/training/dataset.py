@@ -88,7 +88,7 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
             raise AudioError(f"{path} 读到一半出错，文件可能损坏。底层的说法：{error}") from error
     if len(samples) < wanted:
         raise AudioError(
-            f"{path} 比开始训练时短了：要读到第 {source_start + wanted} 个样点，"
+            f"{path} 比开始训练时短了（文件变了，或文件头说多了）：要读到第 {source_start + wanted} 个样点，"
             f"只有 {source_start + len(samples)} 个。"
         )
     wave = resample(check_samples(samples, path, source_start).mean(axis=1), rate)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import multiprocessing
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
@@ -80,7 +81,9 @@ def _network(model):
 def score_pair(pair: Pair, model, measures):
     """一对文件的得分 ``{方法: {度量: 分}}``；不能用时是 :class:`Bad`。"""
     try:
-        clean, noisy = audio.read_audio(pair.clean.path), audio.read_audio(pair.noisy.path)
+        with warnings.catch_warnings():  # 文件头与内容不合的，配对时说过了
+            warnings.simplefilter("ignore")
+            clean, noisy = audio.read_audio(pair.clean.path), audio.read_audio(pair.noisy.path)
         length = min(len(clean), len(noisy))
         with threadpool_limits(1):  # 求和的次序随线程数而变，末位就不同
             return score(clean[:length], noisy[:length], _network(model), measures)

@@ -28,6 +28,7 @@ class AudioFile:
     frames: int
     sample_rate: int
     group: str
+    note: str = ""  # 文件头与内容不合之处，接在路径后面给人看
 
     @property
     def seconds(self) -> float:
@@ -114,19 +115,21 @@ def scan(roots, pattern=None, by_folder=True, skip=(), threads: int = 8) -> tupl
             if isinstance(result, str):
                 bad.append(Bad(path, result))
             else:
-                good.append(AudioFile(path, *result, rule(path)))
+                good.append(AudioFile(path, *result[:2], rule(path), result[2]))
     return good, bad
 
 
 def _read_header(path):
     try:
+        if not os.path.isfile(path):  # 训练要一读再读
+            return "不是普通的文件（是管道、设备、套接字之类）；请存成文件"
         with open_audio(path) as file:
-            frames, rate = file.frames, file.samplerate
+            frames, rate, note = file.frames, file.samplerate, file.note
     except (OSError, ValueError, RuntimeError) as error:
         return str(error).removeprefix(path).strip()  # 名单里另有路径，不必说两遍
     if frames <= 0:
-        return "一个样点也没有（时长为 0）"
-    return frames, rate
+        return note or "一个样点也没有（时长为 0）"
+    return frames, rate, note
 
 
 def group_rule_for(roots, paths, pattern: str | None = None, by_folder: bool = True):
@@ -175,6 +178,13 @@ def _compile(pattern):
 
 def _absolute(path) -> str:
     return os.path.abspath(os.fspath(path))
+
+
+def notes(files) -> list[str]:
+    """文件头与内容不合的那些，一句一个，最多五个。"""
+    odd = dict.fromkeys(f"{f.path} {f.note}" for f in files if f.note)
+    lines = [f"注意：{line}" for line in list(odd)[:5]]
+    return lines + ([f"注意：……共 {len(odd)} 个文件的文件头与内容不合"] if len(odd) > 5 else [])
 
 
 def check_bad(bad: list[Bad], good_count: int, limit: float, what: str) -> None:

@@ -75,6 +75,9 @@ def gather(sources: Sources, previous: dict | None = None) -> Gathered:
         report.append(f"验证：成对的 {len(fixed)} 对，来自 {sources.valid[0]}")
         valid = {"speech": [], "noise": [], "pairs": fixed}
         _refuse_overlap(fixed, train)
+    for part in (train, valid):
+        report += folders.notes([*part["speech"], *part["noise"]])
+        report += folders.notes(file for p in part["pairs"] for file in (p.clean, p.noisy))
     return Gathered(_corpus(train), _corpus(valid), report, bad, held)
 
 
