@@ -86,6 +86,7 @@ SLOW = {
         "test_any_output_encoding": 2,
         "test_reader_that_leaves_early": 2,
     },
+    "test_stacks.py": {"test_the_other_exporter_too": 5},
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
     "test_site_build.py": {
         "test_pdf_has_every_page_outline_and_text": 60,

@@ -38,12 +38,12 @@ def load_lstm(
     hard_sigmoid**），merge_mode 只能是 concat，别的抛 ``ValueError``。
     ``go_backwards`` 的层从最后一帧往回算，Keras 的输出也就倒着放；本书的 y 总与 x 同一个次序，比较时用 ``y[:, ::-1]``。
     """
-    if more:
-        kernel, recurrent_kernel, bias = [kernel, recurrent_kernel, bias, *more], None, None
-    kernel, recurrent_kernel, bias = _unpacked(kernel, recurrent_kernel, bias)
+    given = (
+        ([kernel, recurrent_kernel, bias, *more], None, None) if more else (kernel, recurrent_kernel, bias)
+    )
     _check_activation("activation", activation, "tanh")
     _check_activation("recurrent_activation", recurrent_activation, "sigmoid")
-    both = [_weights((kernel, recurrent_kernel, bias), "")]
+    both = [_weights(_unpacked(*given), "")]
     if backward is not None:
         if go_backwards:
             raise ValueError(
@@ -65,7 +65,7 @@ def load_lstm(
         batch_first=True,
         dtype=np.result_type(np.float32, *(a for weights in both for a in weights if a is not None)).name,
     )
-    parameters = {}
+    parameters: dict[str, np.ndarray] = {}
     for suffix, (w, r, b) in zip(config.suffixes, both, strict=True):
         parameters |= {f"weight_ih_l0{suffix}": w.T, f"weight_hh_l0{suffix}": r.T}  # i f c o 就是 i f g o
         parameters |= {} if b is None else {f"bias_l0{suffix}": b}
@@ -166,21 +166,17 @@ def _weights(given: Sequence[Any], whose: str) -> Weights:
 def _shape_reason(kernel: tuple[int, ...], recurrent: tuple[int, ...]) -> str:
     """形状不对，多半是为什么。"""
     hidden, gates = recurrent
-    if hidden == 4 * gates:
-        return (
-            "recurrent_kernel 像是转置过的（torch 的 weight_hh 是 (4H, H)，Keras 的是 (H, 4H)），请各转置一次"
-        )
-    if gates == 3 * hidden:
-        return "每个单元只有三个门，这是 GRU"
-    if gates == hidden:
-        return "每个单元没有门，这是 SimpleRNN"
-    if gates == 4 * hidden:
-        if kernel[0] == gates:
-            return f"kernel 像是转置过的，应是 ({kernel[1]}, {gates})"
-        return f"recurrent_kernel 说 H={hidden}，kernel 应有 {gates} 列"
-    if kernel[1] == 4 * kernel[0] == gates:
-        return "kernel 与 recurrent_kernel 像是放反了"
-    return "recurrent_kernel 的列数应是行数的四倍"
+    guesses = {
+        "recurrent_kernel 像是转置过的（torch 的 weight_hh 是 (4H, H)，Keras 的是 (H, 4H)），请各转置一次": (
+            hidden == 4 * gates
+        ),
+        "每个单元只有三个门，这是 GRU": gates == 3 * hidden,
+        "每个单元没有门，这是 SimpleRNN": gates == hidden,
+        f"kernel 像是转置过的，应是 ({kernel[1]}, {gates})": gates == 4 * hidden and kernel[0] == gates,
+        f"recurrent_kernel 说 H={hidden}，kernel 应有 {gates} 列": gates == 4 * hidden,
+        "kernel 与 recurrent_kernel 像是放反了": kernel[1] == 4 * kernel[0] == gates,
+    }
+    return next((text for text, fits in guesses.items() if fits), "recurrent_kernel 的列数应是行数的四倍")
 
 
 def _check_pair(forward: Weights, backward: Weights) -> None:

@@ -4,13 +4,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam
 from lstm_lib.lstm import LSTM
-from lstm_lib.lstm.conventions import State
 
 AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
 Names = str | Sequence[str] | None  # 一层的名字，一叠的名字（自下而上），或者由文件自己说
@@ -36,8 +35,9 @@ def stack(layers: Sequence[AnyLSTM], title: str) -> AnyLSTM:
     )
     parameters = {}
     for name, shape in config.shapes().items():
-        k, own = int(re.search(r"_l(\d+)", name)[1]), re.sub(r"_l\d+", "_l0", name)
-        parameters[name] = layers[k].parameters.get(own, np.zeros(shape))  # 没有偏置的那层，偏置是零
+        kind, number, end = re.split(r"_l(\d+)", name)
+        value = layers[int(number)].parameters.get(f"{kind}_l0{end}")
+        parameters[name] = np.zeros(shape) if value is None else value  # 没有偏置的那层，偏置是零
     return type(first)(
         config, parameters, clip=first.clip, initial_state=_stack_states(layers, title), lengths=first.lengths
     )
@@ -67,7 +67,7 @@ def _mismatch(first: LSTM, layer: LSTM, k: int) -> str | None:
     return None
 
 
-def _stack_states(layers: Sequence[LSTM], title: str) -> State | str | None:
+def _stack_states(layers: Sequence[LSTM], title: str) -> Any:
     """各层的缺省初态叠起来；有一层要求调用者给（字符串），就都由调用者给。"""
     states = [layer.initial_state for layer in layers]
     required = [state for state in states if isinstance(state, str)]
@@ -80,8 +80,7 @@ def _stack_states(layers: Sequence[LSTM], title: str) -> State | str | None:
     for part, width in enumerate((layers[0].config.output_size, layers[0].config.hidden_size)):
         zeros = np.zeros((layers[0].config.num_directions, batches.copy().pop(), width))
         made.append(np.concatenate([zeros if state is None else state[part] for state in states]))
-    h, c = made
-    return h, c
+    return tuple(made)
 
 
 # ---------------------------------------------------------------- ncnn
@@ -139,8 +138,9 @@ def _broken(param: NcnnParam, chosen: Sequence[NcnnLayer], alone: bool) -> str |
     for lower, upper in pairwise(chosen):
         if not upper.bottoms or not lower.tops:
             return f"{upper.name} 没有输入" if lower.tops else f"{lower.name} 没有输出"
-        source = origin(upper.bottoms[0])
-        if source != lower.tops[0]:
+        # 三个输入的次序各家不同，x 是从下层来的那一个
+        if lower.tops[0] not in map(origin, upper.bottoms):
+            source = origin(upper.bottoms[0])
             other = maker[source]
             return (
                 f"{upper.name} 的输入来自 {other.type} 层 {other.name} 的 {source}，不是 {lower.name} 的输出"
@@ -149,10 +149,11 @@ def _broken(param: NcnnParam, chosen: Sequence[NcnnLayer], alone: bool) -> str |
             reason = _used_elsewhere(param, lower, upper)
             if reason:
                 return reason
-    for layer in chosen:
-        for blob in layer.bottoms[1:]:
+    for k, layer in enumerate(chosen):
+        x = chosen[k - 1].tops[0] if k else origin(layer.bottoms[0]) if layer.bottoms else None
+        for blob in layer.bottoms:
             above = next((a for a in _before(maker, blob) if a.type == "LSTM"), None)
-            if above is not None:
+            if above is not None and origin(blob) != x:
                 return f"{layer.name} 的初态由 {above.name} 算出"
     return None
 

@@ -322,7 +322,8 @@ def _ncnn_model(
         config.num_layers, config.num_directions, config.output_size, config.hidden_size,
     )  # fmt: skip
     h, c, h1, c1 = _by_layer(("in1", "in2", "out1", "out2"), count)
-    lines, x = [f"Input {name} 0 1 {name}" for name in ("in0", "in1", "in2")[: 3 if streaming else 1]], "in0"
+    inputs = ("in0", "in1", "in2") if streaming else ("in0",)
+    lines, x = [f"Input {name} 0 1 {name}" for name in inputs], "in0"
     blobs: list[bytes] = []
     if streaming and count > 1:
         sizes = f"-23300={count}" + ",-233" * count  # -233：各份平分
@@ -338,9 +339,9 @@ def _ncnn_model(
         y = f"lstm{k}" if k + 1 < count or head is not None or sigmoid else "out0"
         bottoms = [x, h[k], c[k]] if streaming or state is not None else [x]
         tops = [y, h1[k], c1[k]] if streaming else [y]
-        names = " ".join(bottoms + tops)
+        blob_names = " ".join(bottoms + tops)
         lines.append(
-            f"LSTM lstm{k} {len(bottoms)} {len(tops)} {names} 0={size} 1={layer[0].size}"
+            f"LSTM lstm{k} {len(bottoms)} {len(tops)} {blob_names} 0={size} 1={layer[0].size}"
             f" 2={_NCNN_DIRECTIONS.index(config.direction)} 3={cells}" + " 8=2" * int8
         )
         blobs += _ncnn_blobs(layer, int8)
