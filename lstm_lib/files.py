@@ -3,8 +3,9 @@
 import errno
 import os
 import secrets
+import shutil
 import stat
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 
@@ -41,6 +42,46 @@ def atomic_path(path):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_paths(*paths):
+    """``atomic_path`` 用在几个必须成套的文件上：给出各自的临时路径，正常离开时按次序改名，要么全换，要么全不换。
+
+    改到一半出错时，已经换掉的恢复原样，本来没有的删掉。两个路径是同一个文件时抛 ``ValueError``。
+    """
+    real = [os.path.realpath(path) for path in paths]
+    for k, path in enumerate(real):
+        if path in real[:k]:
+            raise ValueError(f"{paths[k]}：要写的几个文件不能是同一个")
+    with _restored(real[:-1]), ExitStack() as stack:  # 后进先出：倒着进去，就按次序改名
+        yield [stack.enter_context(atomic_path(path)) for path in reversed(paths)][::-1]
+
+
+@contextmanager
+def _restored(paths):
+    """里面出错时，把这些文件换回进来时的样子。"""
+    old = {}
+    try:
+        for path in map(Path, paths):
+            if path.is_file():
+                old[path] = path.with_name(f".{path.stem[:20]}-{secrets.token_hex(6)}{path.suffix}")
+                try:
+                    os.link(path, old[path])
+                except OSError:  # 有的文件系统没有硬链接
+                    shutil.copy2(path, old[path])
+        try:
+            yield
+        except BaseException:
+            for path in map(Path, paths):
+                if path in old:
+                    os.replace(old[path], path)
+                elif path.is_file():
+                    path.unlink()
+            raise
+    finally:
+        for copy in old.values():
+            copy.unlink(missing_ok=True)
 
 
 def _permissions(path) -> int | None:

@@ -15,7 +15,24 @@ class LSTM(lstm.LSTM):
 
     @classmethod
     def from_ncnn(cls, param_path, bin_path, name=None):
-        """取 ncnn 模型里的 LSTM 层；有好几个时用 ``name`` 指名。见 ``formats.ncnn_bin.load_lstm``。"""
+        """取 ncnn 模型里的 LSTM 层，首尾相接的一叠读成一个；别的情形用 ``name`` 指名。见 ``formats.ncnn_bin.load_lstm``。"""
         from lstm_lib.formats import ncnn_bin
 
         return ncnn_bin.load_lstm(cls, param_path, bin_path, name)
+
+    @classmethod
+    def from_keras(cls, kernel, recurrent_kernel=None, bias=None, *more, **options):
+        """取 Keras 的 LSTM 层的数组 ``*layer.get_weights()``，不必装 Keras。见 ``formats.keras_weights.load_lstm``。
+
+        kernel (I, 4H)、recurrent_kernel (H, 4H)、bias (4H,) 或 None；``options`` 是 backward（``Bidirectional``
+        的反向层的数组）、activation、recurrent_activation、go_backwards、merge_mode，照抄层的 ``get_config()``。
+        """
+        from lstm_lib.formats import keras_weights
+
+        return keras_weights.load_lstm(cls, kernel, recurrent_kernel, bias, *more, **options)
+
+    def to_ncnn(self, param_path, bin_path, *, streaming=False):
+        """写成 ncnn 的 .param 与 .bin，读回来逐位比过才出现；返回两个路径。见 ``formats.writers.to_ncnn``。"""
+        from lstm_lib.formats import writers
+
+        return writers.to_ncnn(self, param_path, bin_path, streaming=streaming)

@@ -95,6 +95,7 @@ SLOW = {
         "test_pictures_show_the_operators_of_the_models": 3,
         "test_copy_is_idempotent_and_light": 4,
     },
+    "test_stacks.py": {"test_the_other_exporter_too": 5},
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
     "test_site_build.py": {
         "test_pdf_has_every_page_outline_and_text": 60,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from lstm_lib.formats import ncnn_layers, ncnn_state
+from lstm_lib.formats import ncnn_layers, ncnn_state, stacks
 from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
 from lstm_lib.lstm import LSTM, layouts
 
@@ -239,14 +239,19 @@ _DIRECTIONS = ("forward", "reverse", "bidirectional")  # 2= 的 0、1、2
 
 
 def load_lstm(
-    cls: type[AnyLSTM], param_path: str | os.PathLike, bin_path: str | os.PathLike, name: str | None = None
+    cls: type[AnyLSTM], param_path: str | os.PathLike, bin_path: str | os.PathLike, name: stacks.Names = None
 ) -> AnyLSTM:
     """ncnn 的 LSTM 层 → LSTM；规格见 ncnn 源码 src/layer/lstm.cpp。
 
+    不给 ``name`` 而几层首尾直接相接，就读成一个多层的 LSTM；``name`` 也可以是一叠的几个名字，自下而上。
     fp16、int8 存放的权重按文件里的数还原成 float32：int8 模型在 ncnn 里还要把 x 与 h 逐步量化，这里不做。
     ncnn 没有批这一维，通常用不分批的 (T, I) 输入与它对照。图里写死的初态成为缺省值；
     初态由图的输入给出或随输入而变的，调用时必须给 ``state``。
     """
+    name, *above = stacks.ncnn_chain(read_param(param_path), name)
+    if above:
+        layers = [load_lstm(cls, param_path, bin_path, each) for each in (name, *above)]
+        return stacks.stack(layers, str(param_path))
     layer = read_lstm(param_path, bin_path, name)
     proj_size = 0 if layer.weight_hr is None else layer.num_output
     config = layouts.LSTMConfig(

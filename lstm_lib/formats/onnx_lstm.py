@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
-from lstm_lib.formats import onnx_graph
+from lstm_lib.formats import onnx_graph, onnx_stacks, stacks
 from lstm_lib.lstm import LSTM, layouts
 from lstm_lib.lstm.conventions import State
 
@@ -152,12 +152,18 @@ def _check_shapes(lstm: OnnxLSTM, where: str) -> None:
             raise ValueError(f"{where}：LSTM 节点 {lstm.name} 的 {key} 是 {value.dtype}，不是浮点数")
 
 
-def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: str | None = None) -> AnyLSTM:
+def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: stacks.Names = None) -> AnyLSTM:
     """ONNX 的 LSTM 节点 → LSTM；规格见 ONNX 算子文档 LSTM（opset 1–22）。
 
+    不给 ``name`` 而几个节点首尾直接相接，就读成一个多层的 LSTM；``name`` 也可以是一叠的几个名字，自下而上。
     layout=1 对应 batch_first。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值；
     别的激活函数、input_forget 以及任何不认识的属性抛 ``ValueError``。
     """
+    name, *above = onnx_stacks.chain(model_or_path, name)
+    if above:
+        layers = [load_lstm(cls, model_or_path, each) for each in (name, *above)]
+        where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
+        return stacks.stack(layers, where)
     node = read_lstm(model_or_path, name)
     clip = _onnx_clip(node)
     if node.layout not in (0, 1):

@@ -1,0 +1,181 @@
+"""ONNX 的 LSTM 节点恒为一层；图里首尾直接相接的几个节点，认出是一叠（合成一个见 ``stacks``）。
+
+两个节点之间总隔着几个搬数的节点：LSTM 的 Y 是 [T, D, B, H]，下一个要 [T, B, D·H]。写法各家不同（Squeeze、
+Transpose 加 Reshape、Shape 与 Concat 拼出形状……），所以不认写法，只认结果：把中间这一段单独跑几遍，看是不是恰好如此。
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from lstm_lib.formats import onnx_graph, stacks
+
+SIZES = ((3, 2), (5, 1))  # 试哪几种 (T, B)
+MOST = 2**24  # 试算的数组最多多少个数
+MOVING = set(
+    "Squeeze Unsqueeze Transpose Reshape Flatten Identity Cast CastLike Dropout Shape Size Slice Gather Concat Split"
+    " Mul Constant ConstantOfShape Expand ReduceProd".split()
+)
+
+
+def chain(model_or_path: onnx_graph.Model, name: stacks.Names = None) -> list[str | None]:
+    """要读哪几个节点，自下而上，约定同 ``stacks.ncnn_chain``；不是一叠的抛 ``ValueError``，说明哪里不是。"""
+    if isinstance(name, str):
+        return [name]
+    where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
+    model = onnx_graph.load_model(model_or_path)
+    nodes = [n for n in model.graph.node if n.op_type == "LSTM" and n.domain in ("", "ai.onnx")]
+    if name is None:
+        if len(nodes) < 2:
+            return [None]
+        chosen = nodes
+        title = f"{where}：图里有 {len(nodes)} 个 LSTM 节点（{_labels(nodes)}）"
+    else:
+        chosen, title = _named(nodes, list(name), where), f"{where}：{'、'.join(name)}"
+    reason = _Graph(model).broken(chosen, alone=name is None)
+    if reason:
+        raise ValueError(f"{title}，不是首尾直接相接的一叠：{reason}；请用 name 指定一个")
+    return [_key(node, nodes) for node in chosen]
+
+
+def _labels(nodes: Sequence[onnx.NodeProto]) -> str:
+    return "、".join(onnx_graph.node_label(node) for node in nodes)
+
+
+def _key(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> str:
+    """只指着这一个节点的名字：没有名字或重名的用它的输出。"""
+    same = [n for n in nodes if n.name == node.name]
+    return node.name if node.name and len(same) == 1 else next(filter(None, node.output))
+
+
+def _named(nodes: Sequence[onnx.NodeProto], names: Sequence[str], where: str) -> list[onnx.NodeProto]:
+    chosen: list[onnx.NodeProto] = []
+    for name in names:
+        same = [n for n in nodes if n.name == name] or [n for n in nodes if name in n.output]
+        if len(same) != 1:
+            raise ValueError(f"{where}：没有名为 {name!r} 的 LSTM 节点（或重名）；有的是：{_labels(nodes)}")
+        if any(same[0] is node for node in chosen):
+            raise ValueError(f"{where}：name 里 {name!r} 出现了两次")
+        chosen += same
+    if not chosen:
+        raise ValueError(f"{where}：name 是空的；请给 LSTM 节点的名字，自下而上，有的是：{_labels(nodes)}")
+    return chosen
+
+
+class _Graph:
+    """图里谁算出谁。"""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.maker = {name: node for node in model.graph.node for name in node.output if name}
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def broken(self, chosen: Sequence[onnx.NodeProto], alone: bool) -> str | None:
+        """``chosen`` 不是自下而上的一叠的缘由；``alone``：下层的 Y 不许另作他用。"""
+        for lower, upper in pairwise(chosen):
+            one, other = onnx_graph.node_label(lower), onnx_graph.node_label(upper)
+            between = self.before(upper.input[0], stop=(lower,))
+            if not any(node is lower for node in between):
+                return f"{other} 的输入不是由 {one} 算出的"
+            between = [node for node in between if node is not lower]
+            odd = next((node for node in between if node.op_type not in MOVING), None)
+            if odd is not None:
+                return f"{one} 与 {other} 之间隔着 {odd.op_type} 节点 {onnx_graph.node_label(odd)}"
+            if not self.merges(lower, upper, between):
+                return f"{other} 的输入不是 {one} 各方向输出的拼接（中间的节点换了次序或取了一部分）"
+            reason = self.elsewhere(lower, upper, between) if alone else None
+            if reason:
+                return reason
+        for node in chosen:
+            for name in node.input[5:7]:
+                above = next((a for a in self.before(name, shapes=False) if a.op_type == "LSTM"), None)
+                if above is not None:
+                    return f"{onnx_graph.node_label(node)} 的初态由 {onnx_graph.node_label(above)} 算出"
+        return None
+
+    def before(
+        self, name: str, stop: Sequence[onnx.NodeProto] = (), shapes: bool = True
+    ) -> list[onnx.NodeProto]:
+        """算出 ``name`` 的节点，按图里的次序，走到 ``stop`` 里的为止（它也在内）；``shapes`` 为假时不越过 Shape。"""
+        todo, found = [name], list[onnx.NodeProto]()
+        while todo:
+            node = self.maker.get(todo.pop())
+            if node is None or any(node is f for f in found):
+                continue
+            found.append(node)
+            if not any(node is s for s in stop) and (shapes or node.op_type != "Shape"):
+                todo += node.input
+        return [node for node in self.model.graph.node if any(node is f for f in found)]
+
+    def merges(self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]) -> bool:
+        """中间这一段是不是把 Y 的各方向拼在一起，别的什么也没做：拿随机的 Y 跑几遍就知道。"""
+        attributes = {a.name: helper.get_attribute_value(a) for a in lower.attribute}
+        directions = 2 if attributes.get("direction") == b"bidirectional" else 1
+        hidden, layout = attributes.get("hidden_size", 0), attributes.get("layout", 0)
+        if hidden <= 0 or not between or not lower.output[0]:
+            return False
+        evaluate = self.evaluator(lower.output[0], upper.input[0], between)
+        rng, agreed = np.random.default_rng(0), False
+        for steps, batch in (*SIZES, *self.fixed_sizes(between, directions * hidden)):
+            y = rng.normal(size=(steps, directions, batch, hidden)).astype(np.float32)
+            wanted = y.transpose(0, 2, 1, 3).reshape(steps, batch, -1)
+            try:
+                x = evaluate(y.transpose(2, 0, 1, 3) if layout else y)
+            except Exception:  # 形状写死了的图，只在它自己的长度上跑得通
+                continue
+            x = x.swapaxes(0, 1) if layout and np.ndim(x) == 3 else x
+            if np.shape(x) == wanted.shape and not np.array_equal(x, wanted):
+                return False
+            agreed |= np.shape(x) == wanted.shape
+        return agreed
+
+    def evaluator(
+        self, given: str, wanted: str, nodes: Sequence[onnx.NodeProto]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """只有 ``nodes`` 的图：输入 ``given``，输出 ``wanted``。"""
+        used = {name for node in nodes for name in node.input}
+        graph = helper.make_graph(
+            nodes,
+            "between",
+            [helper.make_tensor_value_info(given, TensorProto.FLOAT, [None] * 4)],
+            [onnx.ValueInfoProto(name=wanted)],
+            [tensor for name, tensor in self.constants.items() if name in used],
+        )
+        made: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import))
+        return lambda y: made.run(None, {given: y})[0]
+
+    def fixed_sizes(self, between: Sequence[onnx.NodeProto], width: int) -> list[tuple[int, int]]:
+        """Reshape 里写死的 (T, B)；只写死一个的，另一个照 ``SIZES``。"""
+        constant, found = onnx_graph.constants(self.model), []
+        for node in between:
+            shape = constant(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+            if shape is not None and shape.shape == (3,) and shape[2] in (width, -1):
+                steps, batch = (
+                    int(n) if n > 0 else size for n, size in zip(shape[:2], SIZES[0], strict=True)
+                )
+                found.append((steps, batch))
+        return [pair for pair in found if math.prod(pair) * width <= MOST]
+
+    def elsewhere(
+        self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]
+    ) -> str | None:
+        """下层的 Y 除了给上层，还去了哪里；只看它的形状的不算。"""
+        names, label = {lower.output[0]}, onnx_graph.node_label(lower)
+        for node in between:
+            if node.op_type != "Shape" and names & set(node.input):
+                names |= set(node.output)
+        for output in self.model.graph.output:
+            if output.name in names:
+                return f"{label} 的 Y 也是图的输出（{output.name}）"
+        for node in self.model.graph.node:
+            if node is upper or node.op_type == "Shape" or any(node is b for b in between):
+                continue
+            if names & set(node.input):
+                return f"{label} 的 Y 也送给了 {node.op_type} 节点 {onnx_graph.node_label(node)}"
+        return None
