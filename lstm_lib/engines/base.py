@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_lib.formats import writers
+from lstm_lib.formats import torch_lstm, writers
 from lstm_lib.lstm import LSTM, conventions, sigmoid
 
 FLOAT32 = np.dtype(np.float32)
@@ -61,12 +61,15 @@ def describe(source: Any) -> Network:
     lstm, head = getattr(source, "mask", None), getattr(source, "head", None)
     if lstm is None or head is None:
         raise ValueError(f"应给 LSTM、IRMNetwork 或 engines.Network，得到 {type(source).__name__}")
-    kind = type(head).__name__
-    if kind not in ("Linear", "Identity"):
+    kind, weight, bias = type(head).__name__, None, None
+    if kind == "Identity":
+        torch_lstm.check_hooks(head)
+    elif kind in ("Linear", "ParametrizedLinear"):
+        weight, bias = torch_lstm.load_linear(head)
+    else:
         raise ValueError(f"网络的 head 应是 Linear 或 Identity，得到 {kind}")
-    arrays = (getattr(head, name, None) for name in ("weight", "bias"))
-    weight, bias = (None if a is None else a.detach().cpu().float().numpy() for a in arrays)
-    return Network(LSTM.from_torch(lstm), weight, bias, sigmoid=True)
+    torch_lstm.check_hooks(source)
+    return Network(torch_lstm.load_lstm(LSTM, lstm), weight, bias, sigmoid=True)
 
 
 class Engine(ABC):
