@@ -29,30 +29,22 @@ def real(value: Any, label: str, dtype: DTypeLike) -> Array:
 
 
 def plain(value: Any, label: str) -> Array:
-    """变成 NumPy 数组，类型不变；变不成的抛 ``ValueError``。"""
-    kind, tensor = type(value).__name__, hasattr(value, "detach")
+    """变成 NumPy 数组，数不变：torch 张量离开计算图与设备，稀疏的铺开，bfloat16 放宽；变不成的抛 ``ValueError``。"""
+    tensor, kind = hasattr(value, "detach"), type(value).__name__
     if hasattr(value, "batch_sizes"):
-        advice = "请用 torch.nn.utils.rnn.pad_packed_sequence 展开，各序列的长度传给 lengths"
-        raise ValueError(f"{label} 是 PackedSequence，不是数组：{advice}")
+        raise ValueError(f"{label} 是 {kind}：请用 pad_packed_sequence 展开，各序列的长度传给 lengths")
     if np.ma.is_masked(value):
         raise ValueError(f"{label} 有遮住的元素：请先用 .filled(…) 填上数")
     try:
-        return np.asarray(_dense(value) if tensor else value)
+        if tensor:
+            value = value.detach().cpu()
+            value = value.dequantize() if value.is_quantized else value.to_dense()
+            value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
+            value = value.resolve_conj().resolve_neg()
+        return np.asarray(value)
     except Exception as error:  # 各家抛的异常不一样
-        reason = f"{value.device} 设备、{value.dtype} 的张量，读不出数" if tensor else "排不成一个数组"
-        advice = "meta 设备上只有形状，没有数；嵌套的要先补齐" if tensor else "各行长短不一的要先补齐"
-        raise ValueError(f"{label} 是 {kind}，{reason}（{advice}）") from error
-
-
-def _dense(tensor: Any) -> Any:
-    """torch 张量 → NumPy 认得的张量：离开计算图与别的设备，稀疏的铺开，bfloat16 之类放宽（数不变）。"""
-    tensor = tensor.detach()
-    if str(tensor.layout) != "torch.strided":
-        tensor = tensor.to_dense()
-    if tensor.is_quantized:
-        tensor = tensor.dequantize()
-    tensor = tensor.cpu().resolve_conj().resolve_neg()
-    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+        why = f"{value.device} 设备的张量，没有数或没有补齐" if tensor else "各行长短不一，或不是数"
+        raise ValueError(f"{label} 是 {kind}，变不成数组：{why}") from error
 
 
 def inward(array: Array, config: LSTMConfig, unbatched: bool) -> Array:
