@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", bound=LSTM)
 # 这几个方法决定前向怎么算；子类改写了哪一个，权重就说明不了它
-CALLS = ("forward", "__call__", "_call_impl", "_wrapped_call_impl", "permute_hidden")
+CALLS = ("forward", "forward_with_state", "__call__", "_call_impl", "_wrapped_call_impl", "permute_hidden")
 OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}  # 旧式归一化的钩子 → 函数名
 WRAPPERS = ("DataParallel", "DistributedDataParallel")
 
@@ -65,26 +65,30 @@ def path(module: Any) -> str:
 def _bare(module: Any, name: str, advice: str) -> Any:
     """剥去 ``torch.compile`` 的壳，确认里面是普通的 ``torch.nn.<name>``；不是就抛 ``ValueError``。"""
     torch = sys.modules.get("torch")  # 还没有人导入 torch，给来的就不会是它的模块
-    kind = type(module)
-    where = "" if kind.__module__ == "builtins" else f"（{path(module)}）"
-    wanted = f"应给 torch.nn.{name}，得到 {kind.__name__}{where}"
+    wanted = f"应给 torch.nn.{name}，得到 {conventions.kind(module)}"
     if torch is None or not isinstance(module, torch.nn.Module):
         raise ValueError(f"{wanted}；{advice}")
     check_hooks(module)
-    if kind.__module__.startswith("torch._dynamo.") and hasattr(module, "_orig_mod"):
+    if type(module).__module__.startswith("torch._dynamo.") and hasattr(module, "_orig_mod"):
         return _bare(module._orig_mod, name, advice)
     base = getattr(torch.nn, name)
     if isinstance(module, torch.jit.ScriptModule):
         return _scripted(module, base, wanted)
     if not isinstance(module, base):
         raise ValueError(f"{wanted}；{_why_not(module, advice)}")
-    changed = [c for c in CALLS if getattr(kind, c, None) is not getattr(base, c, None) or c in vars(module)]
-    if changed:
-        where = f"子类 {path(module)}" if changed[0] not in vars(module) else f"这个 {path(module)} 对象"
-        raise ValueError(
-            f"{where} 改写了 {changed[0]}，算出来的不只由权重决定：请给普通的 torch.nn.{name}，改写的那部分另外实现"
-        )
+    check_calls(module, base)
     return module
+
+
+def check_calls(module: Any, base: type) -> None:
+    """``module`` 的前向与 ``base`` 的不是同一份代码（子类改写，或换到了这个对象上）就抛 ``ValueError``。"""
+    for name in CALLS:
+        mine = name in vars(module)
+        if mine or getattr(type(module), name, None) is not getattr(base, name, None):
+            who = f"这个 {path(module)} 对象" if mine else f"子类 {path(module)}"
+            raise ValueError(
+                f"{who}改写了 {name}，算出来的不只由权重决定：请给普通的 {base.__name__}，改写的那部分另外实现"
+            )
 
 
 def _why_not(module: Any, advice: str) -> str:

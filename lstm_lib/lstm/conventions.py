@@ -30,9 +30,9 @@ def real(value: Any, label: str, dtype: DTypeLike) -> Array:
 
 def plain(value: Any, label: str) -> Array:
     """变成 NumPy 数组，数不变：torch 张量离开计算图与设备，稀疏的铺开，bfloat16 放宽；变不成的抛 ``ValueError``。"""
-    tensor, kind = hasattr(value, "detach"), type(value).__name__
+    tensor, name = hasattr(value, "detach"), type(value).__name__
     if hasattr(value, "batch_sizes"):
-        raise ValueError(f"{label} 是 {kind}：请用 pad_packed_sequence 展开，各序列的长度传给 lengths")
+        raise ValueError(f"{label} 是 {name}：请用 pad_packed_sequence 展开，各序列的长度传给 lengths")
     if np.ma.is_masked(value):
         raise ValueError(f"{label} 有遮住的元素：请先用 .filled(…) 填上数")
     try:
@@ -44,7 +44,13 @@ def plain(value: Any, label: str) -> Array:
         return np.asarray(value)
     except Exception as error:  # 各家抛的异常不一样
         why = f"{value.device} 设备的张量，没有数或没有补齐" if tensor else "各行长短不一，或不是数"
-        raise ValueError(f"{label} 是 {kind}，变不成数组：{why}") from error
+        raise ValueError(f"{label} 是 {name}，变不成数组：{why}") from error
+
+
+def kind(value: Any) -> str:
+    """类名与全名，报错里用：``LSTM（torch.nn.modules.rnn.LSTM）``；内置的类只有名字。"""
+    name, home = type(value).__name__, type(value).__module__
+    return name if home == "builtins" else f"{name}（{home}.{type(value).__qualname__}）"
 
 
 def inward(array: Array, config: LSTMConfig, unbatched: bool) -> Array:

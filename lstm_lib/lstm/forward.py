@@ -85,7 +85,7 @@ class LSTM:
             raise ValueError(f"参数的名字与配置不符，多出或缺少：{'、'.join(odd)}")
         self.parameters: dict[str, Array] = {}
         for name, shape in shapes.items():
-            array = np.array(parameters[name], dtype=dtype, order="C")
+            array = np.array(conventions.real(parameters[name], f"参数 {name}", dtype), order="C")
             if array.shape != shape:
                 raise ValueError(f"参数 {name} 的形状应为 {shape}，得到 {array.shape}")
             array.flags.writeable = False  # 改参数请用 with_parameters：下面的打包副本要跟着变
@@ -117,6 +117,8 @@ class LSTM:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
         """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。"""
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} 是文件夹，不是权重文件")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"找不到权重文件：{path}")
         with open(path, "rb") as file:

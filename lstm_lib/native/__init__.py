@@ -57,7 +57,8 @@ class NativeLSTM:
             raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
         config = lstm.config
-        widest = max(config.input_size, config.layer_input_size(1), config.output_size)
+        layers = range(min(config.num_layers, 2))  # 再往上的各层都与第 1 层一样宽
+        widest = max(config.output_size, *map(config.layer_input_size, layers))
         if dtype == "int8" and widest > INT8_COLUMNS:
             raise ValueError(f"int8 内核最多 {INT8_COLUMNS} 列输入，这个 LSTM 有 {widest} 列：整数和会溢出")
         self.config, self.dtype, self.level = config, dtype, choose_level(level)
@@ -218,7 +219,8 @@ def _read(lstm: Source) -> LSTM:
     if isinstance(lstm, bytes | bytearray | memoryview):
         return LSTM.from_bytes(bytes(lstm))
     if not isinstance(lstm, LSTM):
-        raise ValueError(f"应给 LSTM、权重文件的字节或路径，得到 {type(lstm).__name__}")
+        advice = "；torch 的请先用 LSTM.from_torch 读进来" if hasattr(lstm, "state_dict") else ""
+        raise ValueError(f"应给 lstm_lib.LSTM、权重文件的字节或路径，得到 {conventions.kind(lstm)}{advice}")
     for name in ("peepholes", "clip"):
         if getattr(lstm, name) is not None:
             label = conventions.OPTIONS[name]
