@@ -215,7 +215,7 @@ def culprit(outputs: Any, x: ArrayLike, h: ArrayLike | None, c: ArrayLike | None
     wanted: list[tuple[int, ...]] = []
     for k in range(0, len(arrays), 4):
         wanted += [(4 * size, size if k else width), (4 * size, size), (4 * size,), (4 * size,)]
-    if [a.shape for a in arrays] != wanted or not wanted:
+    if [a.shape for a in arrays] != wanted or not width:
         shapes = "、".join(str(a.shape) for a in arrays) or "没有权重"
         raise ValueError(
             f"权重应逐层是 (4H, I)、(4H, H)、(4H,)、(4H,)，得到 {shapes}；双向、投影、无偏置的这里不收"
