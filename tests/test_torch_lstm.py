@@ -172,6 +172,13 @@ def test_hooks_on_every_module_are_refused(place):
     LSTM.from_torch(plain())
 
 
+def test_a_refusal_leaves_the_random_state_alone():
+    module, state = parametrized(Noisy()), torch.get_rng_state()
+    with pytest.raises(ValueError, match="随机"):
+        LSTM.from_torch(module)
+    assert torch.equal(state, torch.get_rng_state())
+
+
 def compiled_in_place():
     module = plain()
     nn.Module.compile(module)
@@ -212,7 +219,7 @@ def test_the_present_value_is_read_and_nothing_is_touched(kind, training):
     module.train(training and "随机" not in kind)
     with torch.no_grad():
         for parameter in module.parameters():  # 训练走了一步：属性里存着的权重可能已经过时
-            parameter.mul_(1.5)
+            parameter.mul_(torch.rand_like(parameter) + 0.5)
     flags = [m.training for m in module.modules()]
     before = {name: buffer.clone() for name, buffer in module.named_buffers()}
     state = torch.get_rng_state()
@@ -245,6 +252,9 @@ class LSTMLike(nn.Module):
     def __init__(self):
         super().__init__()
         self.mode, self.weight_ih_l0 = "LSTM", nn.Parameter(torch.zeros(16, 3))
+        self.input_size, self.hidden_size, self.num_layers, self.proj_size = 3, 4, 1, 0
+        self.bias, self.batch_first, self.bidirectional, self.dropout = False, False, False, 0.0
+        self.weight_hh_l0 = nn.Parameter(torch.zeros(16, 4))
 
     def forward(self, x):
         return 2 * x
