@@ -7,6 +7,13 @@ class LSTM(lstm.LSTM):
     __doc__ = lstm.LSTM.__doc__
 
     @classmethod
+    def from_torch(cls, module):
+        """抄走 ``torch.nn.LSTM`` 的权重，以后各走各的；见 ``formats.torch_lstm.load_lstm``。"""
+        from lstm_lib.formats import torch_lstm
+
+        return torch_lstm.load_lstm(cls, module)
+
+    @classmethod
     def from_onnx(cls, model_or_path, name=None):
         """取 ONNX 图里的 LSTM 节点；有好几个时用 ``name`` 指名。见 ``formats.onnx_lstm.load_lstm``。"""
         from lstm_lib.formats import onnx_lstm

@@ -385,3 +385,14 @@ def test_damaged_weights_are_refused(model, tmp_path, capsys):
     assert run("export", tmp_path, "--to", "bin", "--out", tmp_path / "m") == 1
     assert "best.safetensors" in capsys.readouterr().err
     assert run("export", tmp_path / "nothing", "--to", "bin", "--out", tmp_path / "m") == 1
+
+
+@pytest.mark.parametrize(
+    "count, text",
+    [(0, "0 字节"), (214, "214 字节"), (1000, "1.0 KB"), (3210, "3.2 KB"), (999_949, "999.9 KB"),
+     (999_950, "1.00 MB"), (2_117_680, "2.12 MB")],
+)  # fmt: skip
+def test_sizes_are_never_rounded_to_nothing(count, text):
+    from lstm_lib.cli import size_text
+
+    assert size_text(count) == text

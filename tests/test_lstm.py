@@ -204,6 +204,83 @@ def test_other_real_inputs_are_converted(kind):
     assert LSTM.from_torch(small())([[1, 1, 1]])[0].shape == (1, 4)
 
 
+def packed(x):
+    return torch.nn.utils.rnn.pack_padded_sequence(x, [2])
+
+
+TENSORS = {  # 数对得上的都收：(由 float64 的 x 变来, 又该等于什么)
+    "要求导": lambda x: (x.clone().requires_grad_(), x),
+    "算出来的": lambda x: (2 * x.clone().requires_grad_(), 2 * x),
+    "bfloat16": lambda x: (x.bfloat16(), x.bfloat16()),
+    "float16": lambda x: (x.half(), x.half()),
+    "float8": lambda x: (x.to(torch.float8_e4m3fn), x.to(torch.float8_e4m3fn)),
+    "稀疏": lambda x: (x.to_sparse(), x),
+    "量化": lambda x: (torch.quantize_per_tensor(x.float(), 0.25, 0, torch.qint8), (x / 0.25).round() * 0.25),
+    "反号视图": lambda x: (torch._neg_view(x), -x),
+    "整数": lambda x: (x.int(), x.int()),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors_of_any_kind_are_inputs(kind):
+    x = torch.randn(2, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    given, same = TENSORS[kind](x)
+    lstm = LSTM.from_torch(small())
+    expected, _ = lstm(same.double().numpy())
+    np.testing.assert_array_equal(lstm(given)[0], expected)
+    h, plain_h = (torch.cat([a, a[..., :1]], -1) for a in (given.to_dense() if kind == "稀疏" else x, x))
+    if kind in ("要求导", "算出来的"):
+        h = h.detach().requires_grad_()
+        np.testing.assert_array_equal(
+            lstm(x, (h[:1], h[1:]))[0], lstm(x.numpy(), (plain_h.numpy()[:1], plain_h.numpy()[1:]))[0]
+        )
+        gradients = lstm.backward(x, (h[:1], h[1:]), torch.ones(2, 1, 4).requires_grad_())
+        plain = lstm.backward(x.numpy(), (plain_h.numpy()[:1], plain_h.numpy()[1:]), np.ones((2, 1, 4)))
+        np.testing.assert_array_equal(gradients.dx, plain.dx)
+
+
+def test_small_floats_of_numpy_are_inputs():
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = np.random.default_rng(0).normal(size=(2, 1, 3)).astype(ml_dtypes.bfloat16)
+    lstm = LSTM.from_torch(small())
+    np.testing.assert_array_equal(lstm(x)[0], lstm(x.astype(np.float64))[0])
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (packed, "输入 x 是 PackedSequence：请用 pad_packed_sequence 展开，各序列的长度传给 lengths"),
+        (lambda x: x.to("meta"), "输入 x 是 Tensor，变不成数组：meta 设备的张量，没有数"),
+        (
+            lambda x: torch.nested.nested_tensor([x[:, 0], x[:1, 0]]),
+            "输入 x 是 Tensor，变不成数组：.*没有补齐",
+        ),
+        (lambda x: [[[1.0, 2, 3]], [[1.0, 2]]], "输入 x 是 list，变不成数组：各行长短不一"),
+        (lambda x: x.to(torch.complex64), "输入 x 应是实数数组，得到 complex64"),
+        (lambda x: x > 0, "输入 x 应是实数数组，得到 bool"),
+        (lambda x: np.ma.masked_greater(x.numpy(), 0), "输入 x 有遮住的元素.*filled"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused(make, message):
+    x = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 1, 3)
+    with pytest.raises(ValueError, match=message):
+        LSTM.from_torch(small())(make(x))
+
+
+def test_parameters_may_be_tensors_but_not_complex():
+    lstm = LSTM.from_torch(small())
+    weight = torch.ones(16, 3, dtype=torch.float64, requires_grad=True)
+    assert (lstm.with_parameters({"weight_ih_l0": weight}).parameters["weight_ih_l0"] == 1).all()
+    with pytest.raises(ValueError, match="参数 weight_ih_l0 应是实数数组，得到 complex128"):
+        lstm.with_parameters({"weight_ih_l0": np.ones((16, 3), complex)})
+
+
+def test_a_folder_is_no_missing_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match="是文件夹，不是权重文件"):
+        LSTM.load(tmp_path)
+
+
 def test_empty_batch_like_torch():
     for batch_first, shape in ((False, (4, 0, 3)), (True, (0, 4, 3))):
         module = small(batch_first=batch_first)

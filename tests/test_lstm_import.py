@@ -116,6 +116,24 @@ def test_sequence_lens_from_the_graph_must_be_given():
     assert_same(onnx_outputs(*lstm(x, lengths=lengths)), theirs)
 
 
+@pytest.mark.parametrize("kind", [TensorProto.BFLOAT16, TensorProto.FLOAT16])
+def test_half_precision_weights_are_widened_exactly(kind):
+    """bfloat16 也是浮点数；先放宽，两个偏置再相加。"""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    dtype = ml_dtypes.bfloat16 if kind == TensorProto.BFLOAT16 else np.float16
+    narrow = {name: a.astype(dtype) for name, a in weights().items()}
+    model = make_model({name: a.astype(np.float32) for name, a in narrow.items()}, hidden_size=HIDDEN)
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(
+            helper.make_tensor(tensor.name, kind, tensor.dims, narrow[tensor.name].tobytes(), raw=True)
+        )
+    wide = make_model({name: a.astype(np.float32) for name, a in narrow.items()}, hidden_size=HIDDEN)
+    lstm, expected = LSTM.from_onnx(model), LSTM.from_onnx(wide)
+    assert lstm.config == expected.config
+    for name, array in expected.parameters.items():
+        np.testing.assert_array_equal(lstm.parameters[name], array)
+
+
 def test_zero_state_is_no_state():
     tensors = weights() | {"initial_h": np.zeros((1, 1, HIDDEN), np.float32)}
     assert LSTM.from_onnx(make_model(tensors, hidden_size=HIDDEN)).initial_state is None

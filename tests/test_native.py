@@ -132,6 +132,67 @@ def test_wrong_arguments_are_refused_in_chinese():
             call()
 
 
+def with_defaults(shape, lengths=None, state=True, **options):
+    """自带缺省初态与各序列长度的 LSTM（ONNX 节点常见）。"""
+    lstm = make(shape, **options)
+    _, start = inputs(shape, lstm)
+    return LSTM(lstm.config, lstm.parameters, initial_state=start if state else None, lengths=lengths)
+
+
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("int8", 0.05)])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_lengths_and_default_states(direction, dtype, bound):
+    shape = (5, 7, 2, direction, 0, 4, 6)
+    lstm = with_defaults(shape, [6, 2, 1, 2], batch_first=True)
+    fast, (x, state) = NativeLSTM(lstm, dtype), inputs(shape, lstm)
+    x, other = x.swapaxes(0, 1), tuple(0.3 * a for a in state)
+    for arguments in ((), (other,), (other, [1, 6, 6, 3]), (None, np.array([6, 6, 6, 6]))):
+        result, expected = fast(x, *arguments), lstm(x, *arguments)
+        assert worst(result, expected) < bound
+        np.testing.assert_array_equal(result[0] == 0, expected[0] == 0)  # 走完之后的输出恰好是零
+    bare = make(shape, batch_first=True)
+    assert worst(NativeLSTM(bare, dtype)(x, None, [2, 6, 1, 6]), bare(x, None, [2, 6, 1, 6])) < bound
+    for bad, message in (([7, 1, 1, 1], "lengths 应在 1 与"), ([1, 1], "lengths 应是 4 个整数")):
+        with pytest.raises(ValueError, match=message):
+            fast(x, None, bad)
+
+
+def test_streams_begin_at_the_default_state():
+    shape = (5, 7, 2, "forward", 0, 1, 6)
+    lstm = with_defaults(shape)
+    x = inputs(shape, lstm)[0][:, 0]
+    stream, expected = NativeLSTM(lstm).stream(), lstm(x)[0]
+    for _ in range(2):
+        np.testing.assert_allclose([stream.step(row) for row in x], expected, rtol=0, atol=1e-5)
+        stream.reset()
+    with pytest.raises(ValueError, match="限定了各序列的长度（lengths）"):
+        NativeLSTM(with_defaults(shape, [3])).stream()
+    with pytest.raises(ValueError, match=r"sequence_lens 由图的输入给出"):
+        NativeLSTM(with_defaults(shape, "required"))(x)
+
+
+@pytest.mark.parametrize("name, label", [("peepholes", "窥视孔"), ("clip", "截幅")])
+def test_what_the_kernel_lacks_is_the_reason(name, label):
+    plain, value = make(SHAPES[3]), {"peepholes": np.ones((1, 3, 5)), "clip": 1.0}[name]
+    with pytest.raises(ValueError, match=f"^C 内核没有{label}（{name}）") as caught:
+        NativeLSTM(LSTM(plain.config, plain.parameters, **{name: value}))
+    assert "保存" not in str(caught.value)
+
+
+def test_foreign_classes_of_the_same_name_are_told_apart():
+    import torch
+
+    with pytest.raises(ValueError, match=r"得到 LSTM（torch\.nn\.modules\.rnn\.LSTM）；.*LSTM\.from_torch"):
+        NativeLSTM(torch.nn.LSTM(2, 3))
+
+
+def test_int8_counts_only_the_columns_there_are(monkeypatch):
+    monkeypatch.setattr(native, "INT8_COLUMNS", 10)
+    NativeLSTM(make((3, 7, 1, "bidirectional", 0)), "int8")  # 14 列要到第 1 层才有
+    with pytest.raises(ValueError, match="有 14 列"):
+        NativeLSTM(make((3, 7, 2, "bidirectional", 0)), "int8")
+
+
 def test_int8_refuses_bad_weights():
     lstm = make(SHAPES[2])
     bad = lstm.with_parameters({"weight_ih_l0": np.full((4, 1), np.nan, np.float32)})

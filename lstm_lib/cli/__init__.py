@@ -32,6 +32,13 @@ class UserError(Exception):
     """使用者能改正的错误；消息直接给人看，指明文件或参数以及怎么办。"""
 
 
+def size_text(count: int) -> str:
+    """字节数写成人看的：``1.06 MB``、``3.2 KB``、``214 字节``。"""
+    if count < 1000:
+        return f"{count} 字节"
+    return f"{count / 1e3:.1f} KB" if count < 999_950 else f"{count / 1e6:.2f} MB"
+
+
 def check_writable(option: str, path) -> None:
     """费时的活动手之前：``path``（文件或文件夹，可以还不存在）写不了就抛 :class:`UserError`。
 

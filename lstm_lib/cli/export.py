@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lstm_lib.cli import UserError, check_writable
+from lstm_lib.cli import UserError, check_writable, size_text
 from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
@@ -60,5 +60,5 @@ def run(args) -> int:
         raise UserError(str(error)) from error
     print(f"与 torch 核对：最大差 {worst:.1e}")
     for file in files:
-        print(f"已写出 {file}（{file.stat().st_size / 1e6:.2f} MB）")
+        print(f"已写出 {file}（{size_text(file.stat().st_size)}）")
     return 0

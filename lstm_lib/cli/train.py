@@ -285,7 +285,7 @@ def check_memory(batch: int, length: int, per_sample: int = CPU_BYTES) -> None:
     need, have = batch * here * length * per_sample / 1e9, physical_memory()
     if have is not None and need > have:
         raise UserError(
-            f"--batch {batch}：一步约要 {need:.0f} GB 内存，这台机器只有 {have:.0f} GB；"
+            f"--batch {batch}：一步约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；"
             "请把 --batch 或 --seconds 改小。"
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_lib.formats import writers
+from lstm_lib.formats import torch_lstm, writers
 from lstm_lib.lstm import LSTM, conventions, sigmoid
 
 FLOAT32 = np.dtype(np.float32)
@@ -60,13 +60,34 @@ def describe(source: Any) -> Network:
         return Network(source)
     lstm, head = getattr(source, "mask", None), getattr(source, "head", None)
     if lstm is None or head is None:
-        raise ValueError(f"应给 LSTM、IRMNetwork 或 engines.Network，得到 {type(source).__name__}")
-    kind = type(head).__name__
-    if kind not in ("Linear", "Identity"):
+        advice = (
+            "；单独一个 torch.nn.LSTM 请先用 LSTM.from_torch 读进来" if hasattr(source, "state_dict") else ""
+        )
+        got = conventions.kind(source)
+        raise ValueError(f"应给 lstm_lib.LSTM、IRMNetwork 或 engines.Network，得到 {got}{advice}")
+    kind, weight, bias = type(head).__name__, None, None
+    if kind == "Identity":
+        torch_lstm.check_hooks(head)
+    elif kind in ("Linear", "ParametrizedLinear"):
+        weight, bias = torch_lstm.load_linear(head)
+    else:
         raise ValueError(f"网络的 head 应是 Linear 或 Identity，得到 {kind}")
-    arrays = (getattr(head, name, None) for name in ("weight", "bias"))
-    weight, bias = (None if a is None else a.detach().cpu().float().numpy() for a in arrays)
-    return Network(LSTM.from_torch(lstm), weight, bias, sigmoid=True)
+    _check_network(source)
+    return Network(torch_lstm.load_lstm(LSTM, lstm), weight, bias, sigmoid=True)
+
+
+def _check_network(source: Any) -> None:
+    """除了 mask 与 head，网络里没有别的东西在改数：没有钩子、没有改写前向、末尾确是 sigmoid。"""
+    from lstm_lib.enhance.irm import IRMNetwork
+
+    torch_lstm.check_hooks(source)
+    if isinstance(source, IRMNetwork):
+        torch_lstm.check_calls(source, IRMNetwork)
+    activation = getattr(source, "activation", None)
+    if activation is not None:
+        torch_lstm.check_hooks(activation)
+        if type(activation).__name__ != "Sigmoid":
+            raise ValueError(f"网络末尾的 activation 应是 Sigmoid，得到 {conventions.kind(activation)}")
 
 
 class Engine(ABC):
@@ -129,7 +150,7 @@ class Engine(ABC):
         count = int(np.prod(self.state_shape))
         arrays = []
         for label, value in (("h", h), ("c", c)):
-            array = np.array(value, np.float32)
+            array = np.array(conventions.real(value, f"状态 {label}", FLOAT32))
             if array.size != count:
                 raise ValueError(f"状态 {label} 应有 {count} 个数，得到形状 {array.shape}")
             arrays.append(array.reshape(self.state_shape))
@@ -158,7 +179,7 @@ class Engine(ABC):
         """一段：(T, I)、连续的 float32，T 至少是 1；形状不对抛 ``ValueError``。"""
         array = conventions.real(x, "输入 x", FLOAT32)
         if array.ndim != 2 or array.shape[1] != self.input_size or not len(array):
-            raise ValueError(f"整段输入 x 的形状应为 (T, {self.input_size})，得到 {array.shape}")
+            raise ValueError(f"整段输入 x 的形状应为 (T, {self.input_size})，T 至少是 1，得到 {array.shape}")
         return np.ascontiguousarray(array)
 
 

@@ -148,7 +148,7 @@ def _check_shapes(lstm: OnnxLSTM, where: str) -> None:
                 f"{where}：LSTM 节点 {lstm.name} 的 {key} 形状是 {value.shape}，"
                 f"按 hidden_size={h} 应为 {shape}"
             )
-        if value.dtype.kind != "f":
+        if not value.dtype.name.startswith(("float", "bfloat")):  # bfloat16 不在 NumPy 的类型树上
             raise ValueError(f"{where}：LSTM 节点 {lstm.name} 的 {key} 是 {value.dtype}，不是浮点数")
 
 

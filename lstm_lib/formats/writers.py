@@ -41,8 +41,7 @@ def check_writable(lstm: LSTM) -> None:
         )
     if config.proj_size:
         raise ValueError(f"只支持没有投影的 LSTM，这个的 proj_size 是 {config.proj_size}")
-    options = {"peepholes": "窥视孔", "clip": "截幅", "initial_state": "缺省初态", "lengths": "各序列长度"}
-    for name, label in options.items():
+    for name, label in conventions.OPTIONS.items():
         if getattr(lstm, name) is not None:
             raise ValueError(f"只支持普通的 LSTM，这个带有{label}（{name}）")
 

@@ -61,7 +61,10 @@ def backward(
             raise ValueError(f"反向传播没有实现 {label}（{name}）")
     y, (h, c), gates = lstm(x, state, return_gates=True)
     dy, dh, dc = (conventions.like(n, a, b) for n, a, b in (("dy", dy, y), ("dh", dh, h), ("dc", dc, c)))
-    x, state = np.asarray(x, y.dtype), state or lstm.initial_state or (np.zeros_like(h), np.zeros_like(c))
+    x, state = (
+        conventions.real(x, "输入 x", y.dtype),
+        state or lstm.initial_state or (np.zeros_like(h), np.zeros_like(c)),
+    )
     unbatched = x.ndim == 2
 
     def inner(array: Array) -> Array:
@@ -69,7 +72,8 @@ def backward(
 
     def rows(array: ArrayLike) -> Array:
         """状态 → (层数 × 方向数, B, …)。"""
-        return np.array(array, y.dtype)[:, None] if unbatched else np.array(array, y.dtype)
+        array = np.array(conventions.real(array, "状态", y.dtype))
+        return array[:, None] if unbatched else array
 
     (dh, dc), (h0, c0) = map(rows, (dh, dc)), map(rows, state)
     gates = [[inner(a) for a in record] for record in gates]

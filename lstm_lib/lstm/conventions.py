@@ -14,14 +14,43 @@ from lstm_lib.lstm.layouts import LSTMConfig
 
 Array = np.ndarray
 State = tuple[Array, Array]  # (h, c)
+# 普通的 LSTM 没有、ONNX 节点才有的四样：LSTM 的属性名 → 中文名
+OPTIONS = {"peepholes": "窥视孔", "clip": "截幅", "initial_state": "缺省初态", "lengths": "各序列长度"}
 
 
-def real(array: Any, label: str, dtype: DTypeLike) -> Array:
-    """变成 ``dtype`` 的实数数组；torch 张量之类 NumPy 认得的也行，复数、文字之类抛 ``ValueError``。"""
-    array = np.asarray(array)
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+def real(value: Any, label: str, dtype: DTypeLike) -> Array:
+    """变成 ``dtype`` 的实数数组；torch 张量等 NumPy 认得的也行，读不出数的抛 ``ValueError`` 并说明原因。"""
+    array = plain(value, label)
+    # bfloat16 之类的小浮点数不在 NumPy 的类型树上，能不能原样变成 float32 却问得出来
+    kind = array.dtype.kind
+    if kind not in "iuf" and (kind == "b" or not np.can_cast(array.dtype, np.float32)):
         raise ValueError(f"{label} 应是实数数组，得到 {array.dtype}")
     return array.astype(dtype, copy=False)
+
+
+def plain(value: Any, label: str) -> Array:
+    """变成 NumPy 数组，数不变：torch 张量离开计算图与设备，稀疏的铺开，bfloat16 放宽；变不成的抛 ``ValueError``。"""
+    tensor, name = hasattr(value, "detach"), type(value).__name__
+    if hasattr(value, "batch_sizes"):
+        raise ValueError(f"{label} 是 {name}：请用 pad_packed_sequence 展开，各序列的长度传给 lengths")
+    if np.ma.is_masked(value):
+        raise ValueError(f"{label} 有遮住的元素：请先用 .filled(…) 填上数")
+    try:
+        if tensor:
+            value = value.detach().cpu()
+            value = value.dequantize() if value.is_quantized else value.to_dense()
+            value = value.float() if value.is_floating_point() and value.element_size() < 4 else value
+            value = value.resolve_conj().resolve_neg()
+        return np.asarray(value)
+    except Exception as error:  # 各家抛的异常不一样
+        why = f"{value.device} 设备的张量，没有数或没有补齐" if tensor else "各行长短不一，或不是数"
+        raise ValueError(f"{label} 是 {name}，变不成数组：{why}") from error
+
+
+def kind(value: Any) -> str:
+    """类名与全名，报错里用：``LSTM（torch.nn.modules.rnn.LSTM）``；内置的类只有名字。"""
+    name, home = type(value).__name__, type(value).__module__
+    return name if home == "builtins" else f"{name}（{home}.{type(value).__qualname__}）"
 
 
 def inward(array: Array, config: LSTMConfig, unbatched: bool) -> Array:
@@ -74,11 +103,25 @@ def initial_state(
     return h, c
 
 
+def lengths(given: ArrayLike | None, steps: int, batch: int) -> Array | None:
+    """检查各序列的长度 (B,)；没有给，或都等于 T 时返回 None：走没有分支的快路。"""
+    if given is None:
+        return None
+    if isinstance(given, str):
+        raise ValueError("这个 ONNX 节点的 sequence_lens 由图的输入给出，调用时请用 lengths 传入各序列的长度")
+    array = plain(given, "lengths")
+    if array.shape != (batch,) or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"lengths 应是 {batch} 个整数，得到 {array.dtype} {array.shape}")
+    if (array < 1).any() or (array > steps).any():
+        raise ValueError(f"lengths 应在 1 与序列长度 {steps} 之间，得到 {array.tolist()}")
+    return None if (array == steps).all() else array
+
+
 def like(name: str, gradient: ArrayLike | None, value: Array) -> Array:
     """梯度要与对应的量 ``value`` 同形；None 表示零。"""
     if gradient is None:
         return np.zeros_like(value)
-    gradient = np.asarray(gradient, value.dtype)
+    gradient = real(gradient, f"梯度 {name}", value.dtype)
     if gradient.shape != value.shape:
         raise ValueError(f"梯度 {name} 的形状应为 {value.shape}，得到 {gradient.shape}")
     return gradient

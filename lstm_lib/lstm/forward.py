@@ -85,7 +85,7 @@ class LSTM:
             raise ValueError(f"参数的名字与配置不符，多出或缺少：{'、'.join(odd)}")
         self.parameters: dict[str, Array] = {}
         for name, shape in shapes.items():
-            array = np.array(parameters[name], dtype=dtype, order="C")
+            array = np.array(conventions.real(parameters[name], f"参数 {name}", dtype), order="C")
             if array.shape != shape:
                 raise ValueError(f"参数 {name} 的形状应为 {shape}，得到 {array.shape}")
             array.flags.writeable = False  # 改参数请用 with_parameters：下面的打包副本要跟着变
@@ -103,53 +103,13 @@ class LSTM:
     # ------------------------------------------------------------ 权重从哪里来
 
     @classmethod
-    def from_torch(cls, module: Any) -> Self:
-        """抄走 ``torch.nn.LSTM`` 的权重（层数、双向、偏置、batch_first、投影都认）；以后各走各的。"""
-        if getattr(module, "mode", None) != "LSTM" or not hasattr(module, "weight_ih_l0"):
-            raise ValueError(
-                f"应给 torch.nn.LSTM，得到 {type(module).__name__}；网络里的 LSTM 请取出那一层再给"
-            )
-        if module.dropout and module.num_layers > 1 and module.training:
-            raise ValueError(f"模块还在训练状态，层间 dropout={module.dropout} 会随机丢数；请先调用 .eval()")
-        dtype = "float64" if str(module.weight_ih_l0.dtype) == "torch.float64" else "float32"
-        direction = "bidirectional" if module.bidirectional else "forward"
-        config = layouts.LSTMConfig(
-            module.input_size,
-            module.hidden_size,
-            module.num_layers,
-            direction,
-            bool(module.bias),
-            bool(module.batch_first),
-            module.proj_size,
-            dtype,
-        )
-
-        def array(name: str) -> Array:
-            tensor = getattr(module, name).detach().cpu()
-            return (tensor.double() if dtype == "float64" else tensor.float()).numpy()
-
-        parameters = {}
-        for name in config.shapes():
-            if name.startswith("bias"):
-                halves = (array(name.replace("bias", half)) for half in ("bias_ih", "bias_hh"))
-                parameters[name] = layouts.merge_bias(*halves)
-            else:
-                parameters[name] = array(name)
-        return cls(config, parameters)
-
-    @classmethod
     def from_bytes(cls, data: bytes, name: str | None = None) -> Self:
         """权重文件的字节（格式见 ``weight_file``）→ LSTM；坏的数据抛 ``weight_file.WeightFileError``。"""
         return cls(*weight_file.decode(data, name))
 
     def to_bytes(self) -> bytes:
         """编成权重文件的字节；格式里放不下的东西（窥视孔等）会被拒绝，而不是悄悄丢掉。"""
-        for name, label in (
-            ("peepholes", "窥视孔"),
-            ("clip", "截幅"),
-            ("initial_state", "缺省初态"),
-            ("lengths", "各序列长度"),
-        ):
+        for name, label in conventions.OPTIONS.items():
             if getattr(self, name) is not None:
                 raise ValueError(f"权重文件放不下 {label}（{name}），这个 LSTM 不能保存")
         return weight_file.encode(self.config, self.parameters)
@@ -157,6 +117,8 @@ class LSTM:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
         """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。"""
+        if os.path.isdir(path):
+            raise IsADirectoryError(f"{path} 是文件夹，不是权重文件")
         if not os.path.isfile(path):
             raise FileNotFoundError(f"找不到权重文件：{path}")
         with open(path, "rb") as file:
@@ -184,8 +146,7 @@ class LSTM:
         return type(self)(config, self.parameters, **self._options())
 
     def _options(self) -> dict[str, Any]:
-        names = ("peepholes", "clip", "initial_state", "lengths")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in conventions.OPTIONS}
 
     # ------------------------------------------------------------ 前向
 
@@ -224,7 +185,7 @@ class LSTM:
         x, unbatched = conventions.sequence(x, config, config.dtype)
         state = self._default_state(unbatched) if state is None else state
         h0, c0 = conventions.initial_state(state, config, x.shape[1], unbatched, config.dtype)
-        lengths = self._lengths(lengths, *x.shape[:2])
+        lengths = conventions.lengths(self.lengths if lengths is None else lengths, *x.shape[:2])
         h, c, gates = np.empty_like(h0), np.empty_like(c0), []
         for layer, directions in enumerate(self._packed):
             outputs = []
@@ -265,22 +226,6 @@ class LSTM:
             raise ValueError("这个 LSTM 的初态由图的输入给出，或随输入而变，调用时请用 state 传入 (h, c)")
         h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
         return h, c
-
-    def _lengths(self, lengths: ArrayLike | None, steps: int, batch: int) -> Array | None:
-        """检查各序列的长度；都等于 T 时返回 None，走没有分支的快路。"""
-        lengths = self.lengths if lengths is None else lengths
-        if lengths is None:
-            return None
-        if isinstance(lengths, str):
-            raise ValueError(
-                "这个 ONNX 节点的 sequence_lens 由图的输入给出，调用时请用 lengths 传入各序列的长度"
-            )
-        lengths = np.asarray(lengths)
-        if lengths.shape != (batch,) or not np.issubdtype(lengths.dtype, np.integer):
-            raise ValueError(f"lengths 应是 {batch} 个整数，得到 {lengths.dtype} {lengths.shape}")
-        if (lengths < 1).any() or (lengths > steps).any():
-            raise ValueError(f"lengths 应在 1 与序列长度 {steps} 之间，得到 {lengths.tolist()}")
-        return None if (lengths == steps).all() else lengths
 
 
 class _Packed(NamedTuple):

@@ -39,6 +39,7 @@ class NativeLSTM:
     """用 C 内核算的 LSTM：``y, (h, c) = fast(x, state)``，形状与约定同 ``LSTM``，数一律是 float32。
 
     lstm：``LSTM``、权重文件的字节（格式见 ``lstm.weight_file``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝。
+    ``LSTM`` 自带的缺省初态与各序列长度照样生效；带窥视孔或截幅的抛 ``ValueError``，C 内核没有这两样。
     dtype："float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）。
     level：指令集级别，缺省取机器支持的最高一级，见 ``levels()``。
     flags：额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用。
@@ -56,10 +57,14 @@ class NativeLSTM:
             raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
         config = lstm.config
-        widest = max(config.input_size, config.layer_input_size(1), config.output_size)
+        layers = range(min(config.num_layers, 2))  # 再往上的各层都与第 1 层一样宽
+        widest = max(config.output_size, *map(config.layer_input_size, layers))
         if dtype == "int8" and widest > INT8_COLUMNS:
             raise ValueError(f"int8 内核最多 {INT8_COLUMNS} 列输入，这个 LSTM 有 {widest} 列：整数和会溢出")
         self.config, self.dtype, self.level = config, dtype, choose_level(level)
+        # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
+        self._source = None if lstm.initial_state is None else lstm
+        self._lengths = lstm.lengths
         self._ffi, self._lib = load(tuple(flags), self.level) if flags else load()
         number, quantized = LEVEL_NUMBERS[self.level], dtype == "int8"
         width = self._lib.lstm_level_width(number)
@@ -81,18 +86,39 @@ class NativeLSTM:
         """打包后全部权重的字节数（含补零、偏置、量化步长）。"""
         return sum(cell.nbytes for cell in self.cells)
 
-    def __call__(self, x: ArrayLike, state: State | None = None) -> tuple[np.ndarray, State]:
-        """整段计算，返回 ``y, (h, c)``。形状不对、序列为空都抛 ``ValueError``。"""
+    def __call__(
+        self, x: ArrayLike, state: State | None = None, lengths: ArrayLike | None = None
+    ) -> tuple[np.ndarray, State]:
+        """整段计算，返回 ``y, (h, c)``；state、lengths 的含义同 ``LSTM``。形状不对、序列为空都抛 ``ValueError``。"""
         config = self.config
         x, unbatched = conventions.sequence(x, config, FLOAT32)
         frames, batch = x.shape[:2]
-        h, c = conventions.initial_state(state, config, batch, unbatched, FLOAT32)
-        y = np.empty((frames, batch, config.num_directions * config.output_size), FLOAT32)
+        h, c = self._initial(state, batch, unbatched)
+        y = np.zeros((frames, batch, config.num_directions * config.output_size), FLOAT32)
+        ends = conventions.lengths(self._lengths if lengths is None else lengths, frames, batch)
+        if ends is None:
+            self._run(x, h, c, y)
+        else:  # 一样长的序列一起算，算到各自的末尾为止
+            for n in np.unique(ends):
+                rows = ends == n
+                part = [np.ascontiguousarray(a) for a in (h[:, rows], c[:, rows], y[:n, rows])]
+                self._run(x[:n, rows], *part)
+                h[:, rows], c[:, rows], y[:n, rows] = part
+        y = conventions.outward(y, config, unbatched)
+        return y, (h[:, 0], c[:, 0]) if unbatched else (h, c)
+
+    def _run(self, x: np.ndarray, h: np.ndarray, c: np.ndarray, y: np.ndarray) -> None:
+        """x (T, B, I) 从 (h, c) 走完，就地写满 y、更新 h 与 c（三者都要连续）。"""
+        frames, batch = x.shape[:2]
         if batch:
             x, stream = np.ascontiguousarray(x), _Buffers(self, h, c, frames, batch)
             self._lib.lstm_run(stream.struct, self._pointer(x), self._pointer(y), frames)
-        y = conventions.outward(y, config, unbatched)
-        return y, (h[:, 0], c[:, 0]) if unbatched else (h, c)
+
+    def _initial(self, state: State | None, batch: int, unbatched: bool) -> State:
+        """查过的初态；没有给的用 LSTM 自带的，也没有就是零。"""
+        if state is None and self._source is not None:
+            state = self._source._default_state(unbatched)
+        return conventions.initial_state(state, self.config, batch, unbatched, FLOAT32)
 
     def stream(self) -> "Stream":
         """新开一路流：自带状态（几 KB），与别的流共用权重。"""
@@ -139,7 +165,9 @@ class Stream:
         config = fast.config
         if config.direction != "forward":
             raise ValueError(f"direction={config.direction!r} 的 LSTM 要看到未来的帧，不能逐帧流式计算")
-        self._buffers = _Buffers(fast, *conventions.initial_state(None, config, 1, False, FLOAT32), 1, 1)
+        if fast._lengths is not None:
+            raise ValueError("这个 LSTM 限定了各序列的长度（lengths），一帧一帧走没有长度可言：请一次算整段")
+        self._buffers = _Buffers(fast, *fast._initial(None, 1, False), 1, 1)
         self._lib, self._struct = fast._lib, self._buffers.struct
         self._run = fast._lib.lstm_run
         self._shape, self._y = (config.input_size,), np.empty(config.output_size, FLOAT32)
@@ -162,9 +190,8 @@ class Stream:
         self._lib.lstm_repeat(self._struct, self._x_pointer, self._y_pointer, times)
 
     def reset(self, state: State | None = None) -> None:
-        """状态清零，或换成 state = (h, c)，形状各为 (层数, …)。"""
-        config = self._buffers.fast.config
-        h, c = conventions.initial_state(state, config, 1, state is not None, FLOAT32)
+        """状态回到开头（零，或 LSTM 自带的缺省初态），或换成 state = (h, c)，形状各为 (层数, …)。"""
+        h, c = self._buffers.fast._initial(state, 1, state is not None)
         self._buffers.h[:], self._buffers.c[:] = h, c
 
     @property
@@ -186,11 +213,16 @@ class Stream:
 
 
 def _read(lstm: Source) -> LSTM:
-    """三种来源都经过权重文件的字节：尺寸、长度、CRC 在那里检查过，C 只看见合格的数组。"""
+    """三种来源都重新查一遍尺寸（文件另查长度与 CRC）：C 只看见合格的数组。C 算不了的抛 ``ValueError``。"""
     if isinstance(lstm, str | Path):
         return LSTM.load(lstm)
     if isinstance(lstm, bytes | bytearray | memoryview):
         return LSTM.from_bytes(bytes(lstm))
     if not isinstance(lstm, LSTM):
-        raise ValueError(f"应给 LSTM、权重文件的字节或路径，得到 {type(lstm).__name__}")
-    return LSTM.from_bytes(lstm.to_bytes())
+        advice = "；torch 的请先用 LSTM.from_torch 读进来" if hasattr(lstm, "state_dict") else ""
+        raise ValueError(f"应给 lstm_lib.LSTM、权重文件的字节或路径，得到 {conventions.kind(lstm)}{advice}")
+    for name in ("peepholes", "clip"):
+        if getattr(lstm, name) is not None:
+            label = conventions.OPTIONS[name]
+            raise ValueError(f"C 内核没有{label}（{name}），算不了这个 LSTM：请直接用它自己（NumPy）算")
+    return lstm.with_parameters({})

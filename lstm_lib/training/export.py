@@ -11,6 +11,7 @@ from lstm_lib import engines
 from lstm_lib.engines import Engine
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.files import REASONS, atomic_path
+from lstm_lib.formats import torch_lstm
 from lstm_lib.lstm import LSTM
 
 LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
@@ -137,11 +138,11 @@ def _write_ncnn(network, folder, streaming, fp16):
 
 
 def _write_bin(network, folder, streaming, fp16):
-    LSTM.from_torch(network.mask).save(folder / "model.lstm")
+    torch_lstm.load_lstm(LSTM, network.mask).save(folder / "model.lstm")
     made, config = [folder / "model.lstm"], network.config
     if config.head:
         made.append(folder / "model.head.bin")
-        head = [network.head.weight.detach().numpy(), network.head.bias.detach().numpy()]
+        head = torch_lstm.load_linear(network.head)
         made[1].write_bytes(b"".join(array.astype("<f4").tobytes() for array in head))
 
     weight = bias = None
