@@ -14,7 +14,7 @@ from lstm_lib.engines import Network, timing
 from lstm_lib.enhance import irm
 from lstm_lib.formats import ncnn_run, onnx_graph, writers
 from lstm_lib.lstm.layouts import LSTMConfig
-from lstm_lib.native.pack import quantize_rows
+from lstm_lib.native.quantize import quantize_rows
 from lstm_lib.training import export
 
 NAMES = engines.available()

@@ -16,7 +16,7 @@ from lstm_lib.formats.ncnn_bin import FLAG_FP32, FLAG_INT8
 from lstm_lib.formats.ncnn_param import MAGIC
 from lstm_lib.formats.quiet import quiet
 from lstm_lib.lstm import LSTM, layouts
-from lstm_lib.native.pack import quantize_rows
+from lstm_lib.native.quantize import quantize_rows
 
 if TYPE_CHECKING:
     import onnx
