@@ -14,13 +14,17 @@ from numpy.typing import ArrayLike
 
 from lstm_lib.lstm import LSTM, conventions
 from lstm_lib.lstm.conventions import State
+from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
+from lstm_lib.native.enhancer import NativeEnhancer, complaint
 from lstm_lib.native.library import aligned, choose_level, excerpt, levels, load, load_steps
 from lstm_lib.native.quantize import quantize_rows
 
 __all__ = [
     "NativeBuildError",
+    "NativeEnhancer",
     "NativeLSTM",
+    "NativeNetwork",
     "Stream",
     "activation",
     "excerpt",
@@ -55,14 +59,19 @@ class NativeLSTM:
         if dtype not in ("float32", "int8"):
             raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
-        config = lstm.config
+        self._open(lstm.config, lstm.to_bytes(), dtype, level, flags)
+
+    def _open(
+        self, config: LSTMConfig, data: bytes, dtype: str, level: str | None, flags: tuple[str, ...] = ()
+    ) -> None:
+        """``data`` 是权重文件的字节（版本 1 或 2），装着 ``config`` 那个 LSTM。"""
         widest = max(config.input_size, config.layer_input_size(1), config.output_size)
         if dtype == "int8" and widest > INT8_COLUMNS:
             raise ValueError(f"int8 内核最多 {INT8_COLUMNS} 列输入，这个 LSTM 有 {widest} 列：整数和会溢出")
         self.config, self.dtype, self.level = config, dtype, choose_level(level)
         self._ffi, self._lib = load(tuple(flags), self.level) if flags else load()
         self._width = self._lib.lstm_level_width(LEVEL_NUMBERS[self.level])
-        self._model, self._memory = open_model(self._ffi, self._lib, lstm.to_bytes(), self.level, dtype)
+        self._model, self._memory = open_model(self._ffi, self._lib, data, self.level, dtype)
         self._net = self._ffi.addressof(self._model, "net")
 
     def __repr__(self) -> str:
@@ -101,6 +110,32 @@ class NativeLSTM:
     def _pointer(self, array: np.ndarray, typed: bool = True) -> Any:
         """数组的首地址；数组要由别人拿着，直到 C 用完。"""
         return self._ffi.cast("float *" if typed else "void *", array.ctypes.data)
+
+
+class NativeNetwork(NativeLSTM):
+    """LSTM 加线性层（与 sigmoid），都在 C 里算；只走单个序列。
+
+    data：整个网络的文件（版本 2，格式见 ``formats.network_file``）的字节，``config`` 是其中 LSTM 的配置。
+    dtype 是 "int8" 时线性层也是 int8。
+    """
+
+    def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
+        self._open(config, data, dtype, level)
+
+    def head(self, h: np.ndarray) -> np.ndarray:
+        """LSTM 的输出 (T, H) 或 (H,)，连续的 float32 → 网络的输出 (T, O) 或 (O,)。"""
+        model, lib, rows = self._model, self._lib, h.size // self.config.output_size
+        if model.head == self._ffi.NULL:
+            if not model.sigmoid:
+                return h
+            y = np.empty_like(h)
+            lib.lstm_sigmoid(self._net.level, self._pointer(h), self._pointer(y), h.size)
+            return y
+        y = np.empty((*h.shape[:-1], model.output_size), FLOAT32)
+        scratch = aligned(lib.lstm_dense_bytes(self._net, model.head, rows), np.uint8)
+        pointers = self._pointer(h), self._pointer(y)
+        lib.lstm_dense(self._net, model.head, model.sigmoid, *pointers, rows, self._pointer(scratch, False))
+        return y
 
 
 def activation(name: str, x: ArrayLike, level: str | None = None) -> np.ndarray:
@@ -151,12 +186,6 @@ def open_model(ffi: Any, lib: Any, data: bytes, level: str, dtype: str) -> tuple
     if error.code:
         raise ValueError(complaint(ffi, lib, error))
     return model, memory
-
-
-def complaint(ffi: Any, lib: Any, error: Any) -> str:
-    """C 的错误码与字节位置 → 一句话。"""
-    reason = ffi.string(lib.lstm_message(error.code)).decode()
-    return reason if error.offset < 0 else f"第 {error.offset} 字节处，{reason}"
 
 
 def split_units(hidden_size: int, width: int) -> tuple[int, int]:
