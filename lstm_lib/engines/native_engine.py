@@ -1,4 +1,4 @@
-"""本书的 C 内核（``lstm_lib.native``）；线性层与 sigmoid 由 NumPy 算。"""
+"""本书的 C 内核（``lstm_lib.native``）：LSTM、线性层与 sigmoid 都在 C 里，增强时整条链都在 C 里。"""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lstm_lib.engines.base import Engine, Network, Offer, State
-from lstm_lib.native import NativeLSTM, Stream
+from lstm_lib.formats import network_file
+from lstm_lib.native import NativeEnhancer, NativeNetwork, Stream
 
 
 class NativeState(NamedTuple):
@@ -23,9 +24,10 @@ class NativeEngine(Engine):
     def __init__(self, network: Network, dtype: str):
         config = network.lstm.config
         super().__init__(config.input_size, (config.num_layers, config.hidden_size))
-        self._fast, self._after = NativeLSTM(network.lstm, dtype), network.after
+        self._fast = NativeNetwork(encode(network), config, dtype)
+        self._after = after = self._fast.head
         stream = self._fast.stream()
-        inner, after = stream.step, network.after
+        inner = stream.step
         self.step = inner if network.plain else lambda x: after(inner(x))  # type: ignore[method-assign]
         self.reset = stream.reset  # type: ignore[method-assign]
 
@@ -52,7 +54,18 @@ class NativeEngine(Engine):
         return super().from_state(state[:2])
 
 
-OFFERS = [
-    Offer("c", "本书 C", partial(NativeEngine, dtype="float32"), packages=("cffi",), ours=True),
-    Offer("c-int8", "本书 C int8", partial(NativeEngine, dtype="int8"), "int8", ("cffi",), ours=True),
-]
+def encode(network: Network, stft: network_file.STFT | None = None) -> bytes:
+    """网络 → 文件的字节（版本 2，float32），C 从这里读。"""
+    return network_file.encode(network.lstm, network.weight, network.bias, network.sigmoid, stft)
+
+
+def chain(network: Network, stft: network_file.STFT, dtype: str) -> NativeEnhancer:
+    return NativeEnhancer(encode(network, stft), dtype)
+
+
+def offer(name: str, title: str, dtype: str) -> Offer:
+    make, whole = partial(NativeEngine, dtype=dtype), partial(chain, dtype=dtype)
+    return Offer(name, title, make, dtype, ("cffi",), ours=True, chain=whole)
+
+
+OFFERS = [offer("c", "本书 C", "float32"), offer("c-int8", "本书 C int8", "int8")]

@@ -41,6 +41,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ from lstm_lib.files import atomic_path
 from lstm_lib.formats.writers import check_head
 from lstm_lib.lstm import LSTM
 from lstm_lib.lstm.layouts import LSTMConfig
-from lstm_lib.lstm.weight_file import DTYPES, MAGIC, WeightFileError, check_magic, flag_bits, read_header
+from lstm_lib.lstm.weight_file import DTYPES, MAGIC, WeightFileError, check_magic, flag_bits
 from lstm_lib.native.quantize import quantize_rows
 
 VERSION, HEADER_SIZE, INT8 = 2, 128, 3
@@ -213,7 +214,7 @@ def decode(data: bytes, name: str | None = None) -> NetworkFile:
     return NetworkFile(LSTM(config, arrays), weight, bias, sigmoid, stft, dtype, integers or None)
 
 
-def save(path: str | os.PathLike, *network, **options) -> None:
+def save(path: str | os.PathLike, *network: Any, **options: Any) -> None:
     """:func:`encode` 之后写成文件；先写临时文件再改名，不会留下半个。"""
     data = encode(*network, **options)
     with atomic_path(Path(path)) as temporary:
@@ -225,7 +226,9 @@ def load(path: str | os.PathLike) -> NetworkFile:
     return decode(Path(path).read_bytes(), str(path))
 
 
-def _arrays(lstm: LSTM, weight, bias) -> Iterator[tuple[str, np.ndarray]]:
+def _arrays(
+    lstm: LSTM, weight: np.ndarray | None, bias: np.ndarray | None
+) -> Iterator[tuple[str, np.ndarray]]:
     for name in lstm.config.shapes():
         yield name, lstm.parameters[name]
     if weight is not None:
@@ -258,7 +261,9 @@ def _check_stft(stft: STFT, config: LSTMConfig, outputs: int) -> None:
         raise ValueError(f"{stft}：帧移应整除窗长、且不超过它的一半")
 
 
-def _read_integers(data, offset: int, shape: tuple[int, ...], name) -> tuple[np.ndarray, np.ndarray]:
+def _read_integers(
+    data: bytes, offset: int, shape: tuple[int, ...], name: str | None
+) -> tuple[np.ndarray, np.ndarray]:
     rows, columns = shape
     q = np.frombuffer(data, np.int8, rows * columns, offset).reshape(shape)
     if (q == -128).any():
@@ -275,7 +280,7 @@ def _read_integers(data, offset: int, shape: tuple[int, ...], name) -> tuple[np.
     return q, step
 
 
-def _check_fields(fields: dict, data: bytes, name: str | None) -> LSTMConfig:
+def _check_fields(fields: dict[str, Any], data: bytes, name: str | None) -> LSTMConfig:
     """文件头各字段；与版本 1 相同的部分借它的检查。"""
     crc = zlib.crc32(data[: HEADER_SIZE - 4])
     if crc != fields["header_crc"]:

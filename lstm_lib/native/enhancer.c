@@ -175,7 +175,7 @@ int32_t enhancer_process(enhancer *e, const float *in, float *out, int64_t hops,
     const int64_t count = hops * e->model->hop_length;
     *error = (enhancer_error){LSTM_OK, -1};
     int bad = 0;
-    for (int64_t k = 0; k < count; k++) bad |= !(fabsf(in[k]) <= 1e6f); /* NaN 也不满足 */
+    for (int64_t k = 0; k < count; k++) bad |= !(fabsf(in[k]) <= 1e15f); /* NaN 也不满足 */
     if (bad) return error->code = LSTM_SAMPLE;
     if (hops > 0) lstm_hops(e->model->net.level, e, in, out, hops);
     return LSTM_OK;

@@ -49,7 +49,7 @@ enhancer *enhancer_open(const void *model, int64_t bytes, const enhancer_options
 enhancer *enhancer_fork(const enhancer *e, enhancer_error *error);
 enhancer *enhancer_fork_at(const enhancer *e, void *memory);
 
-/* 处理 hops 个帧移。返回 0；in 里有 NaN、无穷或绝对值超过 10⁶ 的数时返回错误码，状态不变，out 不写。 */
+/* 处理 hops 个帧移。返回 0；in 里有 NaN、无穷或绝对值超过 10¹⁵ 的数时返回错误码，状态不变，out 不写。 */
 int32_t enhancer_process(enhancer *e, const float *in, float *out, int64_t hops,
                          enhancer_error *error);
 

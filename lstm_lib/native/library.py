@@ -10,7 +10,6 @@ from numpy.typing import DTypeLike
 
 from lstm_lib.native import build
 
-
 HEADERS = (("lstm.h", "结构"), ("model.h", "错误码"), ("model.h", "模型"), ("enhancer.h", "接口"))
 
 
