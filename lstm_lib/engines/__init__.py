@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from lstm_lib.engines.base import Engine, Network, Offer, State, describe
+from lstm_lib.enhance.config import NetworkConfig
 from lstm_lib.enhance.streaming import Chain, MaskChain
 from lstm_lib.formats import network_file
 from lstm_lib.waves import SAMPLE_RATE
 
 __all__ = [
-    "Engine", "Network", "Offer", "State", "available", "build", "chain", "describe", "load", "mask_step", "offers",
+    "Engine", "Network", "Offer", "State", "available", "build", "chain", "conventions", "describe", "load", "mask_step", "offers",
     "preferred",
 ]  # fmt: skip
 
@@ -81,8 +82,12 @@ def chain(network: Any, name: str | None = None) -> Chain:
     offer.check()
     if offer.chain is None:
         return MaskChain(mask_step(network, offer.name), config)
-    sizes = config.n_fft, config.hop_length, SAMPLE_RATE, config.bins - config.input_size
-    return offer.chain(describe(network), network_file.STFT(*sizes))
+    return offer.chain(describe(network), conventions(config))
+
+
+def conventions(config: NetworkConfig) -> network_file.STFT:
+    """网络的配置 → 整个网络的文件里记的 STFT 约定。"""
+    return network_file.STFT(config.n_fft, config.hop_length, SAMPLE_RATE, config.bins - config.input_size)
 
 
 @cache

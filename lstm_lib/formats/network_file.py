@@ -41,7 +41,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -80,8 +80,7 @@ FIELDS = [  # (偏移, struct 格式, 名字, 说明)
 _HEADER = struct.Struct("<" + "".join(field[1] for field in FIELDS))
 
 
-@dataclass(frozen=True)
-class STFT:
+class STFT(NamedTuple):
     """语音增强网络的约定：窗是周期型 Hann 的平方根，输入是幅度谱，输出是实数掩蔽。
 
     ``n_fft`` 与 ``hop_length`` 的单位是样点，``sample_rate`` 是 Hz；``first_bin`` 是网络的第 0 个输入对应第几个频点。

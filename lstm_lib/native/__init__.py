@@ -122,12 +122,17 @@ class NativeNetwork(NativeLSTM):
     def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
         self._open(config, data, dtype, level)
 
+    @property
+    def plain(self) -> bool:
+        """只有 LSTM，后面什么也没有。"""
+        return self._model.head == self._ffi.NULL and not self._model.sigmoid
+
     def head(self, h: np.ndarray) -> np.ndarray:
         """LSTM 的输出 (T, H) 或 (H,)，连续的 float32 → 网络的输出 (T, O) 或 (O,)。"""
         model, lib, rows = self._model, self._lib, h.size // self.config.output_size
+        if self.plain:
+            return h
         if model.head == self._ffi.NULL:
-            if not model.sigmoid:
-                return h
             y = np.empty_like(h)
             lib.lstm_sigmoid(self._net.level, self._pointer(h), self._pointer(y), h.size)
             return y
