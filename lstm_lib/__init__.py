@@ -7,10 +7,11 @@
 from importlib import import_module
 
 __version__ = "0.1.0"
-__all__ = ["LSTM", "NativeLSTM", "StreamingEnhancer"]
+__all__ = ["LSTM", "AnyRateEnhancer", "NativeLSTM", "StreamingEnhancer"]
 
 _HOMES = {
     "LSTM": "lstm_lib.front",
+    "AnyRateEnhancer": "lstm_lib.enhance.streaming",
     "NativeLSTM": "lstm_lib.native",
     "StreamingEnhancer": "lstm_lib.enhance.streaming",
 }

@@ -1,10 +1,11 @@
-/* 不经过 Python 跑内核：从文件读出一组组打包好的权重、输入与应有的输出，比较，打印最大差。
- * 每个数组单独 malloc、不多一个字节，越界一读就被 AddressSanitizer 抓住；交叉编译后也在 qemu 里跑。 */
+/* 不经过 Python 跑内核：从文件读出一组组权重文件、输入与应有的输出，打包，计算，比较，打印最大差。
+ * 打包好的数组各自搬进不多一个字节的 malloc，越界一读就被 AddressSanitizer 抓住；交叉编译后也在 qemu 里跑。 */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
-#include "lstm.h"
+#include "model.h"
 
 static FILE *in;
 
@@ -33,30 +34,52 @@ static float compare(const float *got, const float *want, int64_t count) {
     return worst;
 }
 
+static const void *own(const void *from, int64_t bytes) {
+    if (!from) return NULL;
+    void *data = malloc((size_t)bytes);
+    return memcpy(data, from, (size_t)bytes);
+}
+
+/* 打包好的各数组换成单独的、大小正好的一份 */
+static lstm_cell separate(const lstm_cell *packed, int width, int quantized) {
+    lstm_cell cell = *packed;
+    const int64_t rows = 4 * ((int64_t)cell.wide * width + (int64_t)cell.narrow * 4);
+    const int64_t pad = quantized ? 3 : 0;
+    const int64_t columns = ((cell.input_size + pad) & ~pad) + ((cell.output_size + pad) & ~pad);
+    cell.weight = own(packed->weight, rows * columns * (quantized ? 1 : 4));
+    cell.bias = own(packed->bias, rows * 4);
+    cell.scale = own(packed->scale, rows * 8), cell.offset = own(packed->offset, rows * 8);
+    cell.projection =
+        own(packed->projection, (int64_t)cell.hidden_size * cell.output_size * 4);
+    return cell;
+}
+
 int main(int argc, char **argv) {
     if (argc != 2 || !(in = fopen(argv[1], "rb"))) return 2;
-    int32_t cases, head[6];
+    int32_t cases, head[4]; /* 级别，量化与否，批，帧 */
     get(&cases, 4);
     for (int32_t k = 0; k < cases; k++) {
         get(head, sizeof head);
-        lstm_net net = {head[0], head[1], head[2], head[3], NULL};
-        const int32_t batch = head[4], frames = head[5], count = net.layers * net.directions;
-        lstm_cell *cells = malloc(sizeof *cells * (size_t)count);
-        for (int32_t i = 0; i < count; i++) {
-            int32_t sizes[6];
-            get(sizes, sizeof sizes);
-            lstm_cell cell = {0};
-            cell.input_size = sizes[0], cell.hidden_size = sizes[1], cell.output_size = sizes[2];
-            cell.wide = sizes[3], cell.narrow = sizes[4], cell.backward = sizes[5];
-            cell.weight = array(NULL), cell.bias = array(NULL), cell.scale = array(NULL);
-            cell.offset = array(NULL), cell.projection = array(NULL);
-            cells[i] = cell;
-        }
-        net.cells = cells;
-        if (!lstm_level_supported(net.level)) {
-            fprintf(stderr, "级别 %d 不能用\n", net.level);
+        const int32_t level = head[0], batch = head[2], frames = head[3];
+        int64_t words;
+        void *file = array(&words);
+        lstm_error error;
+        const int64_t size = lstm_model_bytes(file, words * 4, level, head[1], &error);
+        void *memory = size < 0 ? NULL : aligned_alloc(64, (size_t)size);
+        const lstm_model *model =
+            memory ? lstm_model_open(file, words * 4, level, head[1], memory, &error) : NULL;
+        if (!model) {
+            fprintf(stderr, "第 %lld 字节：%s\n", (long long)error.offset, lstm_message(error.code));
             return 2;
         }
+        free(file);
+        lstm_net net = model->net;
+        const int32_t count = net.layers * net.directions;
+        lstm_cell *cells = malloc(sizeof *cells * (size_t)count);
+        for (int32_t i = 0; i < count; i++)
+            cells[i] = separate(net.cells + i, lstm_level_width(level), net.quantized);
+        net.cells = cells;
+        free(memory);
         int64_t ny, nh, nc;
         float *x = array(NULL), *h = array(NULL), *c = array(NULL);
         float *y_want = array(&ny), *h_want = array(&nh), *c_want = array(&nc);

@@ -12,9 +12,9 @@ import torch
 from lstm_lib import LSTM, cli, engines
 from lstm_lib.engines import Network, timing
 from lstm_lib.enhance import irm
-from lstm_lib.formats import ncnn_run, onnx_graph, writers
+from lstm_lib.formats import ncnn_run, network_file, onnx_graph, writers
 from lstm_lib.lstm.layouts import LSTMConfig
-from lstm_lib.native.pack import quantize_rows
+from lstm_lib.native.quantize import quantize_rows
 from lstm_lib.training import export
 
 NAMES = engines.available()
@@ -515,14 +515,21 @@ def test_engines_from_our_own_files(tmp_path, case):
     onnx.save(writers.onnx_model(*arguments), tmp_path / "a.onnx")
     paths = tmp_path / "a.param", tmp_path / "a.bin"
     writers.ncnn_files(network.lstm, *paths, network.weight, network.bias, network.sigmoid)
-    for engine in (engines.load("onnxruntime", tmp_path / "a.onnx"), engines.load("ncnn", *paths)):
+    network_file.save(tmp_path / "a.lstm", *arguments)
+    others = [engines.load(name, tmp_path / "a.lstm") for name in ("numpy", "c")]
+    for engine in (
+        engines.load("onnxruntime", tmp_path / "a.onnx"), engines.load("ncnn", *paths), *others
+    ):  # fmt: skip
         for way, y in four_ways(engine, x, frames(network, seed=2)):
             np.testing.assert_allclose(y, reference(network, x), rtol=0, atol=1e-5, err_msg=way)
 
 
 def test_files_that_are_not_such_models_are_refused(tmp_path):
     with pytest.raises(ValueError, match="会读的有"):
-        engines.load("numpy", "a.onnx")
+        engines.load("torch", "a.onnx")
+    (tmp_path / "bad.lstm").write_bytes(b"x" * 200)
+    with pytest.raises(ValueError, match=r"bad\.lstm.*第 0 字节"):
+        engines.load("c", tmp_path / "bad.lstm")
     with pytest.raises(ValueError, match="2 个文件"):
         engines.load("ncnn", "a.param")
     with pytest.raises(FileNotFoundError, match="没有这个"):

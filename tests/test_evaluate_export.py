@@ -12,12 +12,12 @@ import soundfile
 import torch
 from threadpoolctl import threadpool_limits
 
+from lstm_lib import engines
 from lstm_lib.cli import main
 from lstm_lib.enhance import irm, trained
 from lstm_lib.enhance.scores import si_sdr
-from lstm_lib.formats import onnx_graph
+from lstm_lib.formats import network_file, onnx_graph
 from lstm_lib.formats.ncnn_run import NcnnRunner
-from lstm_lib.lstm import LSTM
 from lstm_lib.training import checkpoint, evaluation, export
 from lstm_lib.waves import SAMPLE_RATE
 
@@ -228,10 +228,14 @@ def test_exports_agree_with_torch(tmp_path, config, capsys):
     assert set(onnx_graph.operator_counts(tmp_path / "out" / "m.onnx")) >= {"LSTM", "Sigmoid"}
     runner = NcnnRunner(tmp_path / "out" / "m.ncnn.param", tmp_path / "out" / "m.ncnn.bin")
     assert np.abs(runner(x) - mask).max() < 1e-5
-    lstm = LSTM.load(tmp_path / "out" / "m.lstm")
-    hidden = network.mask(torch.from_numpy(x)[None])[0][0].detach().numpy()
-    assert np.abs(lstm(x[None])[0][0] - hidden).max() < 1e-5
-    assert (tmp_path / "out" / "m.head.bin").exists() == config.head
+    found = network_file.load(tmp_path / "out" / "m.lstm")
+    assert (found.weight is not None) == config.head and found.stft == (512, 256, 16000, 1)
+    for name in ("numpy", "c"):
+        engine = engines.load(name, tmp_path / "out" / "m.lstm")
+        assert np.abs(engine.sequence(x) - mask).max() < 1e-5
+    assert run("export", tmp_path, "--to", "bin", "--int8", "--out", tmp_path / "small.lstm") == 0
+    assert (tmp_path / "small.lstm").stat().st_size < 0.65e6
+    assert np.abs(engines.load("c-int8", tmp_path / "small.lstm").sequence(x) - mask).max() < 0.05
 
 
 def test_streaming_export_carries_the_state(network, model, tmp_path):
@@ -297,9 +301,9 @@ def test_bin_and_ncnn_share_a_folder(network, model, tmp_path, monkeypatch, caps
     x, mask = reference(network, 5)
     assert run("export", model, "--to", "ncnn") == 0
     assert run("export", model, "--to", "bin") == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"irm.param", "irm.bin", "irm.lstm", "irm.head.bin"}
+    assert {p.name for p in tmp_path.iterdir()} == {"irm.param", "irm.bin", "irm.lstm"}
     assert np.abs(NcnnRunner("irm.param", "irm.bin")(x) - mask).max() < 1e-5
-    LSTM.load("irm.lstm")
+    network_file.load("irm.lstm")
     before = contents(tmp_path)
     capsys.readouterr()
     assert run("export", model, "--to", "bin", "--out", "irm.bin") == 1
@@ -314,8 +318,8 @@ def test_bin_and_ncnn_share_a_folder(network, model, tmp_path, monkeypatch, caps
 
 def test_explicit_bin_name_is_kept(model, tmp_path):
     assert run("export", model, "--to", "bin", "--out", tmp_path / "m.bin") == 0
-    assert {p.name for p in tmp_path.iterdir()} == {"m.bin", "m.head.bin"}
-    LSTM.load(tmp_path / "m.bin")
+    assert {p.name for p in tmp_path.iterdir()} == {"m.bin"}
+    network_file.load(tmp_path / "m.bin")
 
 
 @pytest.mark.parametrize(
@@ -370,6 +374,7 @@ def test_export_over_a_folder_names_it(model, tmp_path, capsys):
     ("arguments", "words"),
     [
         (["--to", "onnx", "--fp16"], "只用于 --to ncnn"),
+        (["--to", "onnx", "--int8"], "只用于 --to bin"),
         (["--to", "bin", "--streaming"], "只用于 onnx 与 ncnn"),
         (["--to", "onnx", "--out", "."], "已有的文件夹"),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from lstm_lib import engines
 from lstm_lib.cli import main
 from lstm_lib.engines import available, mask_step
 from lstm_lib.enhance import irm
@@ -12,7 +13,6 @@ from lstm_lib.enhance.config import NetworkConfig
 from lstm_lib.enhance.streaming import StreamingEnhancer
 from lstm_lib.formats import onnx_graph
 from lstm_lib.formats.ncnn_run import NcnnRunner, run_streaming
-from lstm_lib.lstm import LSTM
 from lstm_lib.training import checkpoint
 from lstm_lib.waves import SAMPLE_RATE
 
@@ -102,10 +102,7 @@ def test_exports(model, network, frames, tmp_path):
         assert run("export", model, "--to", to, "--out", tmp_path / "m") == 0
     by_onnx = onnx_graph.run(tmp_path / "m.onnx", x[None])[0][0]
     by_ncnn = NcnnRunner(tmp_path / "m.param", tmp_path / "m.bin")(x)
-    hidden, _ = LSTM.load(tmp_path / "m.lstm")(x[None])
-    head = np.fromfile(tmp_path / "m.head.bin", "<f4")
-    weight, bias = head[: 161 * 128].reshape(161, 128), head[161 * 128 :]
-    by_bin = 1 / (1 + np.exp(-(hidden[0] @ weight.T + bias)))
+    by_bin = engines.load("c", tmp_path / "m.lstm").sequence(x)
     for got in (by_onnx, by_ncnn, by_bin):
         assert np.abs(got - mask).max() < 1e-5
 

@@ -9,7 +9,7 @@ from lstm_lib import LSTM
 from lstm_lib.formats import ncnn_bin, ncnn_run, onnx_graph, onnx_lstm, writers
 from lstm_lib.lstm import layouts
 from lstm_lib.lstm.layouts import LSTMConfig
-from lstm_lib.native.pack import quantize_rows
+from lstm_lib.native.quantize import quantize_rows
 
 SIZES = [(6, 5, 1), (3, 7, 2), (1, 1, 3), (256, 257, 1)]
 sizes = pytest.mark.parametrize("size", SIZES, ids=str)

@@ -95,7 +95,6 @@ def add_parser(subparsers):
         "--engine",
         metavar="引擎",
         choices=engines,
-        default="numpy",
         help=engine_help(engines),
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="不显示进度条和总结，只报错误")
@@ -105,14 +104,10 @@ def add_parser(subparsers):
 def engine_help(engines) -> str:
     """``--engine`` 的说明，由发现的引擎拼成：float32 的、int8 的，以及要另装包的。"""
     names = {
-        dtype: "、".join(
-            name + ("（默认，本书手写的）" if name == "numpy" else "")
-            for name, offer in engines.items()
-            if offer.dtype == dtype
-        )
+        dtype: "、".join(name for name, offer in engines.items() if offer.dtype == dtype)
         for dtype in ("float32", "int8")
     }
-    text = f"用什么算 LSTM：{names['float32']}，结果只差舍入"
+    text = f"用什么算：{names['float32']}，结果只差舍入；默认用 c，整条链都在 C 里，没有 C 编译器时用 numpy"
     if names["int8"]:
         text += f"；{names['int8']} 的权重与输入经过量化，略有不同"
     absent = [f"{name}（pip install {' '.join(o.missing)}）" for name, o in engines.items() if o.missing]
@@ -130,9 +125,9 @@ def run(args) -> int:
             if source.frames == 0:
                 raise UserError(nothing(source_path, source.note))
             with new_audio(target_path, source) as sink:
-                step, config = load_step(args.model, args.engine, quiet=args.quiet)
+                chain = load_chain(args.model, args.engine, quiet=args.quiet)
                 started = time.perf_counter()  # 训练与加载不算在处理用时里
-                tally = enhance_blocks(source, sink, step, config, source_path, quiet=args.quiet)
+                tally = enhance_blocks(source, sink, chain, source_path, quiet=args.quiet)
             rate, channels, note, subtype = source.samplerate, source.channels, source.note, sink.subtype
     except AudioError as error:
         raise UserError(str(error)) from error
@@ -239,13 +234,19 @@ def new_audio(path: Path, source):
             raise UserError(DISK_FULL) from error
 
 
-def load_step(model, engine, quiet):
-    """取得掩蔽函数与网络的配置：默认网络没有训练过就当场训练，并说明在做什么。"""
-    from lstm_lib.engines import mask_step, offers
+def load_chain(model, engine, quiet):
+    """取得整条增强链：默认网络没有训练过就当场训练，并说明在做什么。"""
+    from lstm_lib import engines
     from lstm_lib.enhance.trained import load_trained
 
+    if engine is None:
+        engine = engines.preferred()
+        if engine == "numpy" and not quiet:
+            warn(
+                "这里编译不了 C 内核，改用 NumPy 计算，结果只差舍入，慢几倍；python -m lstm_lib doctor 说怎么补。"
+            )
     try:
-        offers()[engine].check()  # 缺什么先说，别等训练完
+        engines.offers()[engine].check()  # 缺什么先说，别等训练完
     except ImportError as error:
         raise UserError(f"{error}；或改用 --engine numpy。") from error
     if model is not None:
@@ -258,12 +259,12 @@ def load_step(model, engine, quiet):
     else:
         network = load_trained(progress=not quiet)
     try:
-        return mask_step(network, engine), network.config
-    except (ImportError, RuntimeError) as error:
+        return engines.chain(network, engine)
+    except (ImportError, RuntimeError, OSError) as error:
         raise UserError(f"引擎 {engine} 用不起来：{error}；请改用 --engine numpy。") from error
 
 
-def enhance_blocks(source, sink, step, config, path, quiet) -> Tally:
+def enhance_blocks(source, sink, chain, path, quiet) -> Tally:
     """读一块、算一块、写一块；内存里始终只有一块。"""
     import torch
     from tqdm import tqdm
@@ -272,7 +273,7 @@ def enhance_blocks(source, sink, step, config, path, quiet) -> Tally:
     from lstm_lib.enhance.streaming import AnyRateEnhancer
 
     torch.set_flush_denormal(True)  # 数字静音时不让非规格化数拖慢运算
-    enhancer = AnyRateEnhancer(step, source.samplerate, source.channels, config)
+    enhancer = AnyRateEnhancer(chain, source.samplerate, source.channels)
     tally = Tally()
     layout = "增强 {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} 秒 [{elapsed}<{remaining}]"
     scale = 1 / source.samplerate  # 进度条按秒显示，按样点数，免得零头累加

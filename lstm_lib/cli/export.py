@@ -10,8 +10,8 @@ DESCRIPTION = """\
 
   onnx  一个 .onnx：x (1, T, 256) → mask (1, T, 257)，T 可变；已用 onnxsim 化简
   ncnn  一个 .param、一个 .bin：in0 (T, 256) → out0 (T, 257)
-  bin   一个 .lstm（LSTM 的权重，格式见“权重”一章）；网络带线性层时再加一个 .head.bin：
-        weight (257, 257) 按行、bias (257)，float32 小端，没有文件头
+  bin   一个 .lstm：整个网络连同 STFT 的约定，给本书的 C 程序用（python -m lstm_lib build）；
+        加 --int8 时权重逐行量化，文件小到约四分之一。格式见 lstm_lib.formats.network_file
 
 上面写的是书中网络的尺寸；用 train 的 --hidden、--layers、--n-fft 训练的网络，按它自己的来。
 
@@ -22,7 +22,7 @@ EPILOG = """\
 例子：
   python -m lstm_lib export 训练结果 --to onnx --out 模型.onnx
   python -m lstm_lib export 训练结果 --to ncnn --out 模型 --streaming
-  python -m lstm_lib export --to bin
+  python -m lstm_lib export --to bin --int8
 
 退出码：0 成功；1 检查点或参数有问题、核对不符，错误信息会说明；2 命令行写错；130 被 Ctrl-C 中断。"""
 
@@ -40,6 +40,7 @@ def add_parser(subparsers):
     parser.add_argument("--out", metavar="文件", help="输出的文件名（默认 irm.onnx、irm.param、irm.lstm）")
     parser.add_argument("--streaming", action="store_true", help="状态作为输入输出，供逐帧运行")
     parser.add_argument("--fp16", action="store_true", help="权重存成 fp16（只用于 ncnn），文件小一半")
+    parser.add_argument("--int8", action="store_true", help="权重存成 int8（只用于 bin），文件小到约四分之一")
     parser.set_defaults(run=run)
 
 
@@ -53,7 +54,7 @@ def run(args) -> int:
     check_writable("--out", out)
     try:
         network = checkpoint.load_network(args.checkpoint) if args.checkpoint else load_trained()
-        files, worst = export.export(network, args.to, out, args.streaming, args.fp16)
+        files, worst = export.export(network, args.to, out, args.streaming, args.fp16, args.int8)
     except OSError as error:
         raise UserError(os_reason(error)) from error
     except ValueError as error:

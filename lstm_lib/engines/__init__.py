@@ -5,6 +5,7 @@
 >>> y = engine.sequence(x)                 # (T, I) → (T, O)
 >>> y_t = engine.step(x_t)                 # 一帧，状态在引擎里
 >>> step = mask_step(network, "onnxruntime")   # 一帧，状态由使用者拿着：StreamingEnhancer(step)
+>>> enhancer = StreamingEnhancer(chain(network))   # 整条增强链，有 C 就都在 C 里
 
 一种引擎是本文件夹里一个名字以 ``_engine`` 结尾的模块，写明 ``OFFERS``（若干 :class:`Offer`）；加一种引擎就是
 加一个这样的文件，别处都不用改。第三方库要在造引擎时才导入，没有装的不妨碍别的。
@@ -13,13 +14,19 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lstm_lib.engines.base import Engine, Network, Offer, State, describe
+from lstm_lib.enhance.config import NetworkConfig
+from lstm_lib.enhance.streaming import Chain, MaskChain
+from lstm_lib.formats import network_file
+from lstm_lib.waves import SAMPLE_RATE
 
 __all__ = [
-    "Engine", "Network", "Offer", "State", "available", "build", "describe", "load", "mask_step", "offers",
+    "Engine", "Network", "Offer", "State", "available", "build", "chain", "conventions", "describe", "load", "mask_step", "offers",
+    "preferred",
 ]  # fmt: skip
 
 
@@ -64,6 +71,35 @@ def mask_step(network: Any, name: str = "numpy") -> Callable[[Any, State], tuple
     """
     [engine] = build(network, [name])
     return engine.advance
+
+
+def chain(network: Any, name: str | None = None) -> Chain:
+    """整条增强链，给 ``StreamingEnhancer``、``AnyRateEnhancer``；``network`` 是训练好的网络，带着 ``config``。
+
+    ``name`` 是引擎的名字，缺省由 :func:`preferred` 定。本书的 C 引擎整条链都在 C 里，别的引擎只算掩蔽，其余由 NumPy 做。
+    """
+    offer, config = _offer(name or preferred()), network.config
+    offer.check()
+    if offer.chain is None:
+        return MaskChain(mask_step(network, offer.name), config)
+    return offer.chain(describe(network), conventions(config))
+
+
+def conventions(config: NetworkConfig) -> network_file.STFT:
+    """网络的配置 → 整个网络的文件里记的 STFT 约定。"""
+    return network_file.STFT(config.n_fft, config.hop_length, SAMPLE_RATE, config.bins - config.input_size)
+
+
+@cache
+def preferred() -> str:
+    """增强时缺省的引擎：能编译 C 内核就是 ``c``，否则是 ``numpy``；两者的结果只差舍入。"""
+    from lstm_lib import native
+
+    try:
+        native.levels()
+    except (ImportError, OSError):
+        return "numpy"
+    return "c"
 
 
 def load(name: str, *paths: str | Path) -> Engine:

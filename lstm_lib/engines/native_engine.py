@@ -1,12 +1,14 @@
-"""本书的 C 内核（``lstm_lib.native``）；线性层与 sigmoid 由 NumPy 算。"""
+"""本书的 C 内核（``lstm_lib.native``）：LSTM、线性层与 sigmoid 都在 C 里，增强时整条链都在 C 里。"""
 
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from lstm_lib.engines.base import Engine, Network, Offer, State
-from lstm_lib.native import NativeLSTM, Stream
+from lstm_lib.formats import network_file
+from lstm_lib.native import NativeEnhancer, NativeNetwork, Stream
 
 
 class NativeState(NamedTuple):
@@ -20,13 +22,13 @@ class NativeState(NamedTuple):
 class NativeEngine(Engine):
     """``step`` 直接就是 ``Stream.step``（后面没有线性层时），一微秒也不多花。"""
 
-    def __init__(self, network: Network, dtype: str):
-        config = network.lstm.config
+    def __init__(self, fast: NativeNetwork):
+        config = fast.config
         super().__init__(config.input_size, (config.num_layers, config.hidden_size))
-        self._fast, self._after = NativeLSTM(network.lstm, dtype), network.after
-        stream = self._fast.stream()
-        inner, after = stream.step, network.after
-        self.step = inner if network.plain else lambda x: after(inner(x))  # type: ignore[method-assign]
+        self._fast, self._after = fast, fast.head
+        stream, after = fast.stream(), fast.head
+        inner = stream.step
+        self.step = inner if fast.plain else lambda x: after(inner(x))  # type: ignore[method-assign]
         self.reset = stream.reset  # type: ignore[method-assign]
 
     def sequence(self, x: np.ndarray) -> np.ndarray:
@@ -52,7 +54,37 @@ class NativeEngine(Engine):
         return super().from_state(state[:2])
 
 
-OFFERS = [
-    Offer("c", "本书 C", partial(NativeEngine, dtype="float32"), packages=("cffi",), ours=True),
-    Offer("c-int8", "本书 C int8", partial(NativeEngine, dtype="int8"), "int8", ("cffi",), ours=True),
-]
+def encode(network: Network, stft: network_file.STFT | None = None) -> bytes:
+    """网络 → 文件的字节（版本 2，float32），C 从这里读。"""
+    return network_file.encode(network.lstm, network.weight, network.bias, network.sigmoid, stft)
+
+
+def make(network: Network, dtype: str) -> NativeEngine:
+    return NativeEngine(NativeNetwork(encode(network), network.lstm.config, dtype))
+
+
+def load(path: str | Path, dtype: str) -> NativeEngine:
+    """整个网络的文件（版本 2），C 直接读它的字节；里面是 int8 的，只能按 int8 算。"""
+    data = Path(path).read_bytes()
+    return NativeEngine(NativeNetwork(data, network_file.decode(data, str(path)).lstm.config, dtype))
+
+
+def chain(network: Network, stft: network_file.STFT, dtype: str) -> NativeEnhancer:
+    return NativeEnhancer(encode(network, stft), dtype)
+
+
+def offer(name: str, title: str, dtype: str) -> Offer:
+    return Offer(
+        name,
+        title,
+        partial(make, dtype=dtype),
+        dtype,
+        ("cffi",),
+        ours=True,
+        load=partial(load, dtype=dtype),
+        suffixes=(".lstm",),
+        chain=partial(chain, dtype=dtype),
+    )
+
+
+OFFERS = [offer("c", "本书 C", "float32"), offer("c-int8", "本书 C int8", "int8")]

@@ -1,8 +1,11 @@
 """本书手写的 LSTM（``lstm_lib.lstm``），NumPy 来算。"""
 
+from pathlib import Path
+
 import numpy as np
 
 from lstm_lib.engines.base import Engine, Network, Offer, State
+from lstm_lib.formats import network_file
 
 
 class NumPyEngine(Engine):
@@ -29,4 +32,10 @@ class NumPyEngine(Engine):
         return self._after(y[0]), state
 
 
-OFFERS = [Offer("numpy", "本书 NumPy", NumPyEngine, ours=True)]
+def load(path: str | Path) -> NumPyEngine:
+    """整个网络的文件（版本 2）；里面是 int8 的，乘回步长再用。"""
+    found = network_file.load(path)
+    return NumPyEngine(Network(found.lstm, found.weight, found.bias, found.sigmoid))
+
+
+OFFERS = [Offer("numpy", "本书 NumPy", NumPyEngine, ours=True, load=load, suffixes=(".lstm",))]

@@ -23,7 +23,7 @@ from lstm_lib.formats.ncnn_param import MAGIC
 from lstm_lib.formats.quiet import quiet
 from lstm_lib.lstm import LSTM, conventions, layouts
 from lstm_lib.lstm.conventions import State
-from lstm_lib.native.pack import quantize_rows
+from lstm_lib.native.quantize import quantize_rows
 
 if TYPE_CHECKING:
     import onnx

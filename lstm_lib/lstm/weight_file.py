@@ -90,12 +90,17 @@ def encode(config: LSTMConfig, arrays: Mapping[str, np.ndarray]) -> bytes:
             raise ValueError(f"参数 {name} 的形状应为 {shape}，得到 {np.shape(arrays[name])}")
         chunks.append(np.ascontiguousarray(arrays[name], dtype=DTYPES[code]).tobytes())
     data = b"".join(chunks)
-    flags = FLAG_BIAS * config.bias | FLAG_BATCH_FIRST * config.batch_first
-    flags |= {"forward": 0, "bidirectional": FLAG_BIDIRECTIONAL, "reverse": FLAG_REVERSE}[config.direction]
+    flags = flag_bits(config)
     sizes = (config.input_size, config.hidden_size, config.num_layers, config.proj_size, code)
     fields = (MAGIC, VERSION, HEADER_SIZE, flags, *sizes, len(data), zlib.crc32(data), bytes(8), 0)
     header = _HEADER.pack(*fields)[:-4]
     return header + struct.pack("<I", zlib.crc32(header)) + data
+
+
+def flag_bits(config: LSTMConfig) -> int:
+    """配置里的真假与方向 → 标志位。"""
+    flags = FLAG_BIAS * config.bias | FLAG_BATCH_FIRST * config.batch_first
+    return flags | {"bidirectional": FLAG_BIDIRECTIONAL, "reverse": FLAG_REVERSE}.get(config.direction, 0)
 
 
 def read_header(data: bytes, name: str | None = None) -> dict[str, Any]:
@@ -103,13 +108,15 @@ def read_header(data: bytes, name: str | None = None) -> dict[str, Any]:
 
     只需要文件的前 64 个字节；``name`` 是文件名，只用在报错里。
     """
-    _check_magic(data, name)
+    check_magic(data, name)
     if len(data) < 12:
         raise WeightFileError(f"文件在这里断了：连版本号都不全（共 {len(data)} 字节）", len(data), name)
     version = struct.unpack_from("<I", data, 8)[0]
     if version != VERSION:
         advice = "它由更新的程序写成，请升级本程序" if version > VERSION else "这个版本号从未用过，文件已损坏"
-        raise WeightFileError(f"版本号是 {version}，本程序只认版本 {VERSION}；{advice}", 8, name)
+        if version == 2:
+            advice = "版本 2 是整个网络的文件，请用 lstm_lib.formats.network_file.load 读"
+        raise WeightFileError(f"版本号是 {version}，这里只认版本 {VERSION}；{advice}", 8, name)
     if len(data) < HEADER_SIZE:
         raise WeightFileError(f"文件在这里断了：文件头应有 {HEADER_SIZE} 字节", len(data), name)
     fields = dict(zip((f[3] for f in HEADER_FIELDS), _HEADER.unpack_from(data), strict=True))
@@ -180,7 +187,7 @@ def decode(data: bytes, name: str | None = None) -> tuple[LSTMConfig, dict[str, 
     return config, arrays
 
 
-def _check_magic(data: bytes, name: str | None) -> None:
+def check_magic(data: bytes, name: str | None) -> None:
     """魔数不对时，指出第一个不同的字节；文本方式传输弄坏的换行单独说明。"""
     if bytes(data[:8]) == MAGIC:
         return

@@ -12,15 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lstm_lib.lstm import LSTM, conventions
+from lstm_lib.lstm import LSTM, conventions, weight_file
 from lstm_lib.lstm.conventions import State
+from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
-from lstm_lib.native.library import choose_level, excerpt, levels, load, load_steps
-from lstm_lib.native.pack import Cell, aligned, pack_cell, quantize_rows, split_units
+from lstm_lib.native.enhancer import NativeEnhancer, complaint
+from lstm_lib.native.library import aligned, choose_level, excerpt, levels, load, load_steps
+from lstm_lib.native.quantize import quantize_rows
 
 __all__ = [
     "NativeBuildError",
+    "NativeEnhancer",
     "NativeLSTM",
+    "NativeNetwork",
     "Stream",
     "activation",
     "excerpt",
@@ -56,27 +60,25 @@ class NativeLSTM:
         if dtype not in ("float32", "int8"):
             raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
-        config = lstm.config
+        self._open(lstm.config, weight_file.encode(lstm.config, lstm.parameters), dtype, level, flags)
+        # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
+        self._source = None if lstm.initial_state is None else lstm
+        self._lengths = lstm.lengths
+
+    def _open(
+        self, config: LSTMConfig, data: bytes, dtype: str, level: str | None, flags: tuple[str, ...] = ()
+    ) -> None:
+        """``data`` 是权重文件的字节（版本 1 或 2），装着 ``config`` 那个 LSTM。"""
         layers = range(min(config.num_layers, 2))  # 再往上的各层都与第 1 层一样宽
         widest = max(config.output_size, *map(config.layer_input_size, layers))
         if dtype == "int8" and widest > INT8_COLUMNS:
             raise ValueError(f"int8 内核最多 {INT8_COLUMNS} 列输入，这个 LSTM 有 {widest} 列：整数和会溢出")
         self.config, self.dtype, self.level = config, dtype, choose_level(level)
-        # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
-        self._source = None if lstm.initial_state is None else lstm
-        self._lengths = lstm.lengths
+        self._source = self._lengths = None
         self._ffi, self._lib = load(tuple(flags), self.level) if flags else load()
-        number, quantized = LEVEL_NUMBERS[self.level], dtype == "int8"
-        width = self._lib.lstm_level_width(number)
-        self.cells = [
-            pack_cell(config, lstm.parameters, layer, direction, width, quantized)
-            for layer in range(config.num_layers)
-            for direction in range(config.num_directions)
-        ]
-        structs = self._ffi.new("lstm_cell[]", [self._struct(cell) for cell in self.cells])
-        shape = (config.num_layers, config.num_directions)
-        self._net = self._ffi.new("lstm_net *", (number, quantized, *shape, structs))
-        self._keep = structs  # cffi 的结构只借用指针，要有人拿着
+        self._width = self._lib.lstm_level_width(LEVEL_NUMBERS[self.level])
+        self._model, self._memory = open_model(self._ffi, self._lib, data, self.level, dtype)
+        self._net = self._ffi.addressof(self._model, "net")
 
     def __repr__(self) -> str:
         return f"NativeLSTM({self.config}, dtype={self.dtype!r}, level={self.level!r})"
@@ -85,6 +87,14 @@ class NativeLSTM:
     def nbytes(self) -> int:
         """打包后全部权重的字节数（含补零、偏置、量化步长）。"""
         return sum(cell.nbytes for cell in self.cells)
+
+    @property
+    def cells(self) -> list["Cell"]:
+        """每层每个方向打包好的权重，内核正在用的那一份，不是副本。"""
+        return [
+            Cell(self._ffi, self._net.cells[k], self._net.quantized, self._width, self._memory)
+            for k in range(self.config.num_layers * self.config.num_directions)
+        ]
 
     def __call__(
         self, x: ArrayLike, state: State | None = None, lengths: ArrayLike | None = None
@@ -124,14 +134,40 @@ class NativeLSTM:
         """新开一路流：自带状态（几 KB），与别的流共用权重。"""
         return Stream(self)
 
-    def _struct(self, cell: Cell) -> tuple:
-        arrays = (cell.weight, cell.bias, cell.scale, cell.offset, cell.projection)
-        sizes = (cell.input_size, cell.hidden_size, cell.output_size, cell.wide, cell.narrow, cell.backward)
-        return (*sizes, *(self._ffi.NULL if a is None else self._pointer(a, typed=False) for a in arrays))
-
     def _pointer(self, array: np.ndarray, typed: bool = True) -> Any:
         """数组的首地址；数组要由别人拿着，直到 C 用完。"""
         return self._ffi.cast("float *" if typed else "void *", array.ctypes.data)
+
+
+class NativeNetwork(NativeLSTM):
+    """LSTM 加线性层（与 sigmoid），都在 C 里算；只走单个序列。
+
+    data：整个网络的文件（版本 2，格式见 ``formats.network_file``）的字节，``config`` 是其中 LSTM 的配置。
+    dtype 是 "int8" 时线性层也是 int8。
+    """
+
+    def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
+        self._open(config, data, dtype, level)
+
+    @property
+    def plain(self) -> bool:
+        """只有 LSTM，后面什么也没有。"""
+        return self._model.head == self._ffi.NULL and not self._model.sigmoid
+
+    def head(self, h: np.ndarray) -> np.ndarray:
+        """LSTM 的输出 (T, H) 或 (H,)，连续的 float32 → 网络的输出 (T, O) 或 (O,)。"""
+        model, lib, rows = self._model, self._lib, h.size // self.config.output_size
+        if self.plain:
+            return h
+        if model.head == self._ffi.NULL:
+            y = np.empty_like(h)
+            lib.lstm_sigmoid(self._net.level, self._pointer(h), self._pointer(y), h.size)
+            return y
+        y = np.empty((*h.shape[:-1], model.output_size), FLOAT32)
+        scratch = aligned(lib.lstm_dense_bytes(self._net, model.head, rows), np.uint8)
+        pointers = self._pointer(h), self._pointer(y)
+        lib.lstm_dense(self._net, model.head, model.sigmoid, *pointers, rows, self._pointer(scratch, False))
+        return y
 
 
 def activation(name: str, x: ArrayLike, level: str | None = None) -> np.ndarray:
@@ -142,6 +178,54 @@ def activation(name: str, x: ArrayLike, level: str | None = None) -> np.ndarray:
     pointers = (ffi.cast("float *", a.ctypes.data) for a in (x, y))
     getattr(lib, f"lstm_{name}")(LEVEL_NUMBERS[choose_level(level)], *pointers, x.size)
     return y
+
+
+class Cell:
+    """一层一个方向打包好的权重，各数组一维，含义见 lstm.h 的 ``lstm_cell``；没有的是 None。"""
+
+    def __init__(self, ffi: Any, struct: Any, quantized: bool, width: int, keep: np.ndarray) -> None:
+        rows = 4 * (struct.wide * width + struct.narrow * 4)
+        pad = 3 if quantized else 0
+        columns = sum((size + pad) & ~pad for size in (struct.input_size, struct.output_size))
+
+        def view(pointer: Any, count: int, dtype: str) -> np.ndarray | None:
+            if pointer == ffi.NULL:
+                return None
+            start = int(ffi.cast("uintptr_t", pointer)) - keep.ctypes.data
+            return keep[start : start + count * np.dtype(dtype).itemsize].view(dtype)
+
+        self.wide, self.narrow, self.backward = struct.wide, struct.narrow, bool(struct.backward)
+        self.weight = view(struct.weight, rows * columns, "i1" if quantized else "f4")
+        self.bias = view(struct.bias, rows, "f4")
+        self.scale, self.offset = view(struct.scale, 2 * rows, "f4"), view(struct.offset, 2 * rows, "i4")
+        self.projection = view(struct.projection, struct.hidden_size * struct.output_size, "f4")
+
+    @property
+    def nbytes(self) -> int:
+        """全部数组的字节数。"""
+        arrays = (self.weight, self.bias, self.scale, self.offset, self.projection)
+        return sum(a.nbytes for a in arrays if a is not None)
+
+
+def open_model(ffi: Any, lib: Any, data: bytes, level: str, dtype: str) -> tuple[Any, np.ndarray]:
+    """权重文件的字节 → （C 的 ``lstm_model``，它住的内存）；检查、打包、量化都在 C 里（model.c）。"""
+    error, source = ffi.new("lstm_error *"), ffi.from_buffer(data)
+    arguments = (source, len(data), LEVEL_NUMBERS[level], dtype == "int8")
+    size = lib.lstm_model_bytes(*arguments, error)
+    if size >= 0:
+        memory = aligned(size, np.uint8)
+        model = lib.lstm_model_open(*arguments, ffi.cast("void *", memory.ctypes.data), error)
+    if error.code:
+        raise ValueError(complaint(ffi, lib, error))
+    return model, memory
+
+
+def split_units(hidden_size: int, width: int) -> tuple[int, int]:
+    """``hidden_size`` 个单元要几个宽块（每块 ``width`` 个）、几个窄块（每块 4 个），由内核来定。"""
+    ffi, lib = load()
+    wide, narrow = ffi.new("int32_t *"), ffi.new("int32_t *")
+    lib.lstm_split_units(hidden_size, width, wide, narrow)
+    return wide[0], narrow[0]
 
 
 class _Buffers:

@@ -27,9 +27,12 @@ INLINE vf FN(tanh)(vf x) {
     if (LIBM_GATES) return FN(libm_tanh)(x);
     const vf limit = (vf){0} + LIMIT;
     x = FN(max)(-limit, FN(min)(limit, x));
-    vf u = x * x;
-    vf p = (((P4 * u + P3) * u + P2) * u + P1) * u + P0;
-    vf q = (((Q4 * u + Q3) * u + Q2) * u + Q1) * u + 1.0f;
+    const vf u = x * x, zero = {0};
+    vf p = zero + P4, q = zero + Q4; /* 秦九韶：从最高次起，一次融合乘加降一次 */
+    p = FN(fma)(p, u, zero + P3), q = FN(fma)(q, u, zero + Q3);
+    p = FN(fma)(p, u, zero + P2), q = FN(fma)(q, u, zero + Q2);
+    p = FN(fma)(p, u, zero + P1), q = FN(fma)(q, u, zero + Q1);
+    p = FN(fma)(p, u, zero + P0), q = FN(fma)(q, u, zero + 1.0f);
     return x * p / q;
 }
 
@@ -42,7 +45,7 @@ INLINE vf FN(sigmoid)(vf x) { return 0.5f + 0.5f * FN(tanh)(0.5f * x); }
 INLINE void FN(update)(const vf a[4], float *c, float *h) {
     vf i = FN(sigmoid)(a[0]), f = FN(sigmoid)(a[1]);
     vf o = FN(sigmoid)(a[2]), g = FN(tanh)(a[3]);
-    vf cell = f * LOAD(c) + i * g;
+    vf cell = FN(fma)(f, LOAD(c), i * g);
     STORE(c, cell);
     STORE(h, o * FN(tanh)(cell));
 }
@@ -54,27 +57,25 @@ INLINE const float *FN(dot)(const float *w, int size, const float *x, int64_t st
                             vf acc[][4]) {
     for (int k = 0; k < size; k++, w += 4 * V)
         for (int gate = 0; gate < 4; gate++) {
-            vf weight = LOAD(w + gate * V);
-            for (int j = 0; j < n; j++) acc[j][gate] += weight * x[j * stride + k];
+            const vf weight = LOAD(w + gate * V);
+            for (int j = 0; j < n; j++)
+                acc[j][gate] = FN(fma)(weight, (vf){0} + x[j * stride + k], acc[j][gate]);
         }
     return w;
 }
 // [/浮点点积]
 
 // [单帧点积]
-/* 只有一帧时，四条累加链盖不住乘加的延迟：奇数列、偶数列各用一组累加器。 */
-INLINE const float *FN(dot1)(const float *w, int size, const float *x, vf acc[4]) {
-    vf odd[4] = {{0}};
-    int k = 0;
-    for (; k + 1 < size; k += 2, w += 8 * V)
+/* 只有一帧时，四条累加链盖不住乘加的延迟：相邻的两块一起走，链就有八条；每条链里的次序与上面一样。 */
+INLINE void FN(dot_pair)(const float *w, const float *next, int size, const float *x,
+                         vf acc[2][4]) {
+    for (int k = 0; k < size; k++, w += 4 * V, next += 4 * V) {
+        const vf value = (vf){0} + x[k];
         for (int gate = 0; gate < 4; gate++) {
-            acc[gate] += LOAD(w + gate * V) * x[k];
-            odd[gate] += LOAD(w + (4 + gate) * V) * x[k + 1];
+            acc[0][gate] = FN(fma)(LOAD(w + gate * V), value, acc[0][gate]);
+            acc[1][gate] = FN(fma)(LOAD(next + gate * V), value, acc[1][gate]);
         }
-    for (; k < size; k++, w += 4 * V)
-        for (int gate = 0; gate < 4; gate++) acc[gate] += LOAD(w + gate * V) * x[k];
-    for (int gate = 0; gate < 4; gate++) acc[gate] += odd[gate];
-    return w;
+    }
 }
 // [/单帧点积]
 
@@ -99,36 +100,36 @@ INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_
 
 // [反量化]
 /* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。 */
-INLINE const int8_t *FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step,
-                                  int n, const int32_t *offset, const float *scale, vf acc[][4]) {
+INLINE void FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step, int n,
+                         const int32_t *offset, const float *scale, vf acc[][4]) {
     vi sum[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
             sum[j][gate] = DOT_OFFSET ? LOADI(offset + gate * V) : (vi){0};
-    w = FN(dot8)(w, size, x, size, n, sum);
+    FN(dot8)(w, size, x, size, n, sum);
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
-            acc[j][gate] +=
-                __builtin_convertvector(sum[j][gate], vf) * (LOAD(scale + gate * V) * step[j]);
-    return w;
+            acc[j][gate] = FN(fma)(__builtin_convertvector(sum[j][gate], vf),
+                                   LOAD(scale + gate * V) * step[j], acc[j][gate]);
 }
 // [/反量化]
+
+/* 本块里乘 x 的（part = 0）或乘 h 的（part = 1）那一段权重从第几个数起 */
+INLINE int64_t FN(block_start)(int unit, int part, const rows *in) {
+    return 4 * ((int64_t)unit * (in->size + in->other) + (part ? (int64_t)V * in->other : 0));
+}
 
 /* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；rows 的第 at 行起共 n 行。 */
 INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
                         int n, int quantized, vf acc[][4]) {
-    const int64_t before = part ? in->other : 0;
-    const int64_t start = 4 * ((int64_t)unit * (in->size + in->other) + V * before);
+    const int64_t start = FN(block_start)(unit, part, in);
     if (quantized) {
-        const int64_t row = 4 * (2 * (int64_t)unit + part * V);
+        const int64_t row = 4 * (in->parts * (int64_t)unit + part * V);
         FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size,
                      in->step + at, n, cell->offset + row, cell->scale + row, acc);
     } else {
-        const float *w = (const float *)cell->weight + start, *x = in->f + at * in->stride;
-        if (n == 1)
-            FN(dot1)(w, in->size, x, acc[0]);
-        else
-            FN(dot)(w, in->size, x, in->stride, n, acc);
+        FN(dot)((const float *)cell->weight + start, in->size, in->f + at * in->stride, in->stride,
+                n, acc);
     }
 }
 
@@ -161,6 +162,24 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, con
 }
 // [/一块]
 
+/* 只有一个序列的一步，浮点：unit 起的两个块一起走（见 dot_pair） */
+INLINE void FN(advance_pair)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
+                             const float *pre, float *c, float *next) {
+    const float *w = cell->weight, *from = (pre ? pre : cell->bias) + 4 * (int64_t)unit;
+    vf acc[2][4];
+    for (int gate = 0; gate < 4; gate++) {
+        acc[0][gate] = LOAD(from + gate * V);
+        acc[1][gate] = LOAD(from + (4 + gate) * V);
+    }
+    if (!pre)
+        FN(dot_pair)(w + FN(block_start)(unit, 0, x), w + FN(block_start)(unit + V, 0, x), x->size,
+                     x->f, acc);
+    FN(dot_pair)(w + FN(block_start)(unit, 1, h), w + FN(block_start)(unit + V, 1, h), h->size,
+                 h->f, acc);
+    FN(update)(acc[0], c + unit, next + unit);
+    FN(update)(acc[1], c + unit + V, next + unit + V);
+}
+
 /* 把 count 行分成 MOST、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。 */
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
                         int quantized, float *pre, int64_t units) {
@@ -169,6 +188,16 @@ INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t 
         FN(project_some)(cell, unit, x, at, MOST, quantized, pre, units);
     for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, quantized, pre, units);
     for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, quantized, pre, units);
+}
+
+/* 线性层用的两个入口：quantized 是编译期常数，各编译成一份 */
+static void FN(project_float)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
+                              float *pre, int64_t units) {
+    FN(project)(cell, unit, x, count, 0, pre, units);
+}
+static void FN(project_int8)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
+                             float *pre, int64_t units) {
+    FN(project)(cell, unit, x, count, 1, pre, units);
 }
 
 INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h,

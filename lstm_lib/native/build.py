@@ -22,7 +22,7 @@ from pathlib import Path
 from lstm_lib.files import atomic_path, cache_dir
 
 HERE = Path(__file__).parent
-COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=fast", "-Wno-psabi"]
+COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wno-psabi"]
 Job = tuple[Path, list[str]]  # 一个 C 文件与它的编译选项
 X86: dict[str, list[str]] = {
     "portable": [],
@@ -71,6 +71,7 @@ def build(
         levels = {only: levels[only]}
     jobs = [("kernel.c", [*flags, *extra, f"-DLEVEL={name}"]) for name, flags in levels.items()]
     jobs.append(("dispatch.c", [f"-DHAVE_{name.upper()}" for name in levels]))
+    jobs += [("model.c", []), ("enhancer.c", [])]
     return build_library("lstm", [(HERE / name, flags) for name, flags in jobs], directory)
 
 

@@ -74,6 +74,20 @@ void lstm_run(lstm_stream *s, const float *x, float *y, int64_t frames) {
     levels[s->net->level]->run(s, x, y, frames);
 }
 
+int64_t lstm_dense_bytes(const lstm_net *net, const lstm_cell *layer, int64_t rows) {
+    return levels[net->level]->dense_bytes(net, layer, rows);
+}
+
+void lstm_dense(const lstm_net *net, const lstm_cell *layer, int sigmoid, const float *x, float *y,
+                int64_t rows, void *scratch) {
+    levels[net->level]->dense(net, layer, sigmoid, x, y, rows, scratch);
+}
+
+/* 已经查过、算好草稿的一段：见 enhancer.c */
+void lstm_hops(int level, struct enhancer *e, const float *in, float *out, int64_t hops) {
+    levels[level]->hops(e, in, out, hops);
+}
+
 /* 在 C 里把同一次调用重复 times 遍：与 Python 里的循环相比，就知道 Python 占多少。 */
 void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times) {
     for (int64_t k = 0; k < times; k++) lstm_run(s, x, y, 1);

@@ -1,4 +1,5 @@
-/* 随指令集而变的只有三样：4 字节点积、NaN 不丢的截断、把非规格化数当零的开关。其余都用向量扩展写成同一份。 */
+/* 随指令集而变的只有四样：4 字节点积、融合乘加、NaN 不丢的截断、把非规格化数当零的开关。
+ * 其余都用向量扩展写成同一份。 */
 #ifdef __AVX2__
 #include <immintrin.h>
 #elif defined(__SSE2__)
@@ -68,6 +69,18 @@ INLINE v4f min_4(v4f limit, v4f x) { return blend_4(x > limit, limit, x); }
 INLINE v4f max_4(v4f limit, v4f x) { return blend_4(x < limit, limit, x); }
 #endif
 
+/* 融合乘加 a·b + c：只舍入一次。编译器自己合并乘与加时，合并哪一对由它挑，换个编译器结果就差一位；
+ * 所以关掉自动合并（-ffp-contract=off），要合并的地方写明。没有这条指令的级别先乘后加。 */
+#if defined(__FMA__)
+INLINE v4f fma_4(v4f a, v4f b, v4f c) { return (v4f)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c); }
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+INLINE v4f fma_4(v4f a, v4f b, v4f c) {
+    return (v4f)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+#else
+INLINE v4f fma_4(v4f a, v4f b, v4f c) { return a * b + c; }
+#endif
+
 #if defined(__AVX512VNNI__)
 #define WIDE 16
 typedef float v16f __attribute__((vector_size(64)));
@@ -75,6 +88,9 @@ typedef int32_t v16i __attribute__((vector_size(64)));
 typedef int8_t v64b __attribute__((vector_size(64)));
 INLINE v16i dot4_16(v16i acc, v64b w, int32_t x) {
     return (v16i)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(x), (__m512i)w);
+}
+INLINE v16f fma_16(v16f a, v16f b, v16f c) {
+    return (v16f)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 }
 INLINE v16f min_16(v16f limit, v16f x) { return (v16f)_mm512_min_ps((__m512)limit, (__m512)x); }
 INLINE v16f max_16(v16f limit, v16f x) { return (v16f)_mm512_max_ps((__m512)limit, (__m512)x); }
@@ -87,6 +103,9 @@ INLINE v8i dot4_8(v8i acc, v32b w, int32_t x) {
     __m256i xs = _mm256_set1_epi32(x);
     __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(xs), _mm256_sign_epi8((__m256i)w, xs));
     return acc + (v8i)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+INLINE v8f fma_8(v8f a, v8f b, v8f c) {
+    return (v8f)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 }
 INLINE v8f min_8(v8f limit, v8f x) { return (v8f)_mm256_min_ps((__m256)limit, (__m256)x); }
 INLINE v8f max_8(v8f limit, v8f x) { return (v8f)_mm256_max_ps((__m256)limit, (__m256)x); }

@@ -42,7 +42,8 @@ enum { MOST = 3 };
 
 /* 若干行输入：浮点的或量化过的 */
 typedef struct {
-    int32_t size, other; /* 本部分与另一部分（x 与 h）各有多少列；int8 时已补成 4 的倍数 */
+    int32_t parts;       /* 一行权重分几部分：LSTM 两部分（乘 x 的与乘 h 的），线性层一部分 */
+    int32_t size, other; /* 本部分与另一部分各有多少列；int8 时已补成 4 的倍数 */
     const float *f;
     int64_t stride;
     const int8_t *q;
@@ -109,6 +110,7 @@ static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *b
     w->chunk = MIN(frames, MAX(1, CHUNK / batch));
     const int64_t many = w->chunk * batch, between = net->layers > 1 ? frames * batch * widest : 0;
     const int quantized = net->quantized;
+/* w 的一段草稿，64 字节对齐 */
 #define PIECE(field, bytes)                                                                        \
     (w->field = base ? (void *)(base + used) : NULL, used += ((int64_t)(bytes) + 63) / 64 * 64)
     PIECE(h, batch * w->h_stride * 4);
@@ -121,7 +123,6 @@ static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *b
     PIECE(h_step, quantized ? batch * 4 : 0);
     PIECE(x_q, quantized ? many * inputs : 0);
     PIECE(h_q, quantized ? batch * w->h_stride : 0);
-#undef PIECE
     return used;
 }
 
@@ -145,10 +146,11 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
     const int columns = cell->input_size, size = cell->output_size, pad = quantized ? 3 : 0;
     const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
     const int blocks = cell->wide + cell->narrow;
+    const int pairs = quantized || batch > 1 ? 0 : cell->wide / 2, items = blocks - pairs;
     for (int64_t done = 0; done < frames; done += w->chunk) {
         const int64_t many = MIN(w->chunk, frames - done);
         const int64_t first = cell->backward ? frames - done - many : done;
-        const rows in = {padded, h_padded, x + first * batch * columns, columns, w->x_q, w->x_step};
+        const rows in = {2, padded, h_padded, x + first * batch * columns, columns, w->x_q, w->x_step};
         if (quantized)
             for (int64_t j = 0; j < many * batch; j++)
                 w->x_step[j] = quantize(in.f + j * columns, columns, w->x_q + j * padded, padded);
@@ -163,15 +165,18 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
         for (int64_t t = 0; t < many; t++) {
             const int64_t at = cell->backward ? many - 1 - t : t;
             const float *pre = frames > 1 ? w->pre + at * batch * 4 * w->units : NULL;
-            const rows h = {h_padded, padded, w->h, w->h_stride, w->h_q, w->h_step};
+            const rows h = {2, h_padded, padded, w->h, w->h_stride, w->h_q, w->h_step};
             if (quantized)
                 for (int b = 0; b < batch; b++)
                     w->h_step[b] =
                         quantize(h.f + b * h.stride, size, w->h_q + b * h_padded, h_padded);
             /* 这一帧从头到尾扫权重，下一帧从尾扫回来：刚用过的那一截还在缓存里 */
-            for (int k = 0; k < blocks; k++) {
-                const int block = *turn & 1 ? blocks - 1 - k : k, unit = first_unit(cell, block);
-                if (block < cell->wide)
+            for (int k = 0; k < items; k++) {
+                const int item = *turn & 1 ? items - 1 - k : k, block = item + pairs;
+                const int unit = first_unit(cell, item < pairs ? 2 * item : block);
+                if (item < pairs)
+                    WIDE_FN(advance_pair)(cell, unit, &in, &h, pre, w->c, w->next);
+                else if (block < cell->wide)
                     WIDE_FN(advance)(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next,
                                      w->units);
                 else
@@ -237,6 +242,59 @@ static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
     restore_denormals(mode);
 }
 
+/* ---- 线性层：权重按 4 段打包，LSTM 的输入投影原样可用；第 k 段是输出的第 k 个四分之一 ---- */
+
+static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t rows, char *base,
+                           work *w) {
+    const int64_t units = (int64_t)layer->wide * WIDE + (int64_t)layer->narrow * 4;
+    const int64_t columns = net->quantized ? ((int64_t)layer->input_size + 3) / 4 * 4 : 0;
+    int64_t used = 0;
+    w->units = units;
+    PIECE(pre, rows * units * 16);
+    PIECE(x_step, columns ? rows * 4 : 0);
+    PIECE(x_q, rows * columns);
+    return used;
+}
+
+/* 一块的结果过 sigmoid（或不过），放回各自的位置：y 是第一段里的那个单元，各段相距 units 个数 */
+#define SPREAD(width)                                                                                  for (int part = 0; part < 4; part++) {                                                                 JOIN(vf, width) v;                                                                                 memcpy(&v, from + part * width, sizeof v);                                                         if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                                  const int64_t start = part * units + unit, room = MIN(units - unit, size - start);                 if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                            }
+
+static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmoid, const float *x,
+                  float *y, int64_t count, void *scratch) {
+    const uint64_t mode = flush_denormals();
+    const int columns = layer->input_size, quantized = net->quantized, pad = quantized ? 3 : 0;
+    const int padded = (columns + pad) & ~pad;
+    const int64_t units = layer->hidden_size, size = layer->output_size;
+    work w;
+    carve_dense(net, layer, count, scratch, &w);
+    const rows in = {1, padded, 0, x, columns, w.x_q, w.x_step};
+    for (int64_t j = 0; quantized && j < count; j++)
+        w.x_step[j] = quantize(x + j * columns, columns, w.x_q + j * padded, padded);
+    for (int block = 0; block < layer->wide + layer->narrow; block++) {
+        const int unit = first_unit(layer, block);
+        if (block >= layer->wide)
+            (quantized ? project_int8_4 : project_float_4)(layer, unit, &in, count, w.pre, w.units);
+        else
+            (quantized ? WIDE_FN(project_int8) : WIDE_FN(project_float))(layer, unit, &in, count,
+                                                                        w.pre, w.units);
+        for (int64_t j = 0; j < count; j++) {
+            const float *from = w.pre + 4 * (j * w.units + unit);
+            float *to = y + j * size;
+            if (block < layer->wide) {
+                SPREAD(WIDE)
+            } else {
+                SPREAD(4)
+            }
+        }
+    }
+    restore_denormals(mode);
+}
+
+static int64_t dense_bytes(const lstm_net *net, const lstm_cell *layer, int64_t count) {
+    work w;
+    return carve_dense(net, layer, count, NULL, &w);
+}
+
 static int64_t scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch) {
     work w;
     return carve(net, frames, batch, NULL, &w);
@@ -257,4 +315,8 @@ static int64_t scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch)
 APPLY(tanh)
 APPLY(sigmoid)
 
-const lstm_level JOIN(lstm_level, LEVEL) = {WIDE, scratch_bytes, run, apply_tanh, apply_sigmoid};
+#include "chain.h"
+
+const lstm_level JOIN(lstm_level, LEVEL) = {
+    WIDE, dense_bytes, dense, hops, scratch_bytes, run, apply_tanh, apply_sigmoid,
+};

@@ -5,7 +5,12 @@ import re
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import DTypeLike
+
 from lstm_lib.native import build
+
+HEADERS = (("lstm.h", "结构"), ("model.h", "错误码"), ("model.h", "模型"), ("enhancer.h", "接口"))
 
 
 @lru_cache
@@ -14,7 +19,8 @@ def load(extra: tuple[str, ...] = (), only: str | None = None) -> tuple[Any, Any
     import cffi
 
     ffi = cffi.FFI()
-    ffi.cdef(excerpt("lstm.h", "结构"))
+    for name, mark in HEADERS:
+        ffi.cdef(excerpt(name, mark))
     path = build.build(extra, only=only)
     try:
         return ffi, ffi.dlopen(str(path))
@@ -40,8 +46,16 @@ def load_steps(level: str | None = None) -> tuple[Any, Any]:
 
     ffi = cffi.FFI()
     ffi.cdef(STEPS)
-    flags = build.machine_levels()[choose_level(level)]
+    flags = [*build.machine_levels()[choose_level(level)], "-ffp-contract=fast"]  # 教学程序靠编译器合并
     return ffi, ffi.dlopen(str(build.build_library("steps", [(build.HERE / "steps.c", flags)])))
+
+
+def aligned(shape: int | tuple[int, ...], dtype: DTypeLike, alignment: int = 64) -> np.ndarray:
+    """起始地址按缓存行（64 字节）对齐的全零数组。"""
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size].view(dtype).reshape(shape)
 
 
 def levels() -> list[str]:

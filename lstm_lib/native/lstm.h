@@ -41,6 +41,9 @@ typedef struct {
  * 或没有这个编号。别的函数都只许用查过能跑的级别。 */
 int lstm_level_supported(int level);
 
+/* hidden_size 个单元要几个宽块（每块 width 个单元）、几个窄块（每块 4 个）。 */
+void lstm_split_units(int64_t hidden_size, int width, int32_t *wide, int32_t *narrow);
+
 /* level 级的宽块有几个隐藏单元（4、8 或 16），打包权重时要用。 */
 int lstm_level_width(int level);
 
@@ -52,6 +55,12 @@ int64_t lstm_scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch);
  * s->scratch 要装得下这么多帧；s->turn 开头是 0，以后由内核翻转。frames 为 0 时什么也不做。 */
 void lstm_run(lstm_stream *s, const float *x, float *y, int64_t frames);
 
+/* 线性层：y = W x + b，rows 行，sigmoid 为真时再过 sigmoid。x：[rows][input_size]；y：[rows][output_size]。
+ * layer 是 lstm_model 的 head；scratch 至少 lstm_dense_bytes() 字节，64 字节对齐。 */
+int64_t lstm_dense_bytes(const lstm_net *net, const lstm_cell *layer, int64_t rows);
+void lstm_dense(const lstm_net *net, const lstm_cell *layer, int sigmoid, const float *x, float *y,
+                int64_t rows, void *scratch);
+
 /* 把 lstm_run(s, x, y, 1) 重复 times 遍：不回 Python，用来量 Python 占了多少时间。 */
 void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times);
 
@@ -62,9 +71,14 @@ void lstm_sigmoid(int level, const float *x, float *y, int64_t n);
 
 enum { LSTM_PORTABLE = 0, LSTM_AVX2 = 1, LSTM_AVX512 = 2, LSTM_NEON_DOT = 3, LSTM_LEVELS = 4 };
 
+struct enhancer;
+
 /* 每个指令集级别的入口：同一份 kernel.c 用不同的编译选项各编译一次。 */
 typedef struct {
     int width;
+    int64_t (*dense_bytes)(const lstm_net *, const lstm_cell *, int64_t);
+    void (*dense)(const lstm_net *, const lstm_cell *, int, const float *, float *, int64_t, void *);
+    void (*hops)(struct enhancer *, const float *, float *, int64_t);
     int64_t (*scratch_bytes)(const lstm_net *, int64_t, int32_t);
     void (*run)(lstm_stream *, const float *, float *, int64_t);
     void (*tanh)(const float *, float *, int64_t);

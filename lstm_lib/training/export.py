@@ -11,12 +11,12 @@ from lstm_lib import engines
 from lstm_lib.engines import Engine
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.files import REASONS, atomic_path
-from lstm_lib.formats import torch_lstm
-from lstm_lib.lstm import LSTM
+from lstm_lib.formats import network_file
 
 LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
 TOLERANCE = 1e-5  # float32 的求和次序不同，掩蔽相差约 1e-7 到 1e-6
 TOLERANCE_FP16 = 1e-2  # fp16 的权重有 11 位有效数字
+TOLERANCE_INT8 = 5e-2  # 权重与输入各舍去一点，界的推导见“int8”一章
 SUFFIXES = {"onnx": (".onnx",), "ncnn": (".param", ".bin"), "bin": (".lstm", ".bin")}
 
 
@@ -24,11 +24,13 @@ class ExportError(ValueError):
     """导出的结果与 torch 不符，参数不合，或写不了；前两种时什么文件也没有写。"""
 
 
-def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False):
+def export(
+    network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False, int8: bool = False
+):
     """导出并核对，返回（写出的文件, 最大差）。
 
     ``to`` 是 onnx、ncnn 或 bin。``out`` 可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm。
-    ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。
+    ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。``fp16`` 只用于 ncnn，``int8`` 只用于 bin。
     核对不上、参数不合、要写的名字已是文件夹或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
     """
     network = network.eval()
@@ -37,11 +39,14 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
         raise ExportError(f"--to {to} 不认识；可选 {'、'.join(WRITERS)}。")
     if fp16 and to != "ncnn":
         raise ExportError("--fp16 只用于 --to ncnn。")
+    if int8 and to != "bin":
+        raise ExportError("--int8 只用于 --to bin。")
     if to == "bin" and streaming:
-        raise ExportError("--streaming 只用于 onnx 与 ncnn；bin 只存权重，怎么跑由程序定。")
+        raise ExportError("--streaming 只用于 onnx 与 ncnn；bin 总是逐帧算的。")
     with tempfile.TemporaryDirectory() as folder:
-        made, engine = WRITERS[to](network, Path(folder), streaming, fp16)
-        worst = verify(network, engine, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
+        made, engine = WRITERS[to](network, Path(folder), streaming, fp16 or int8)
+        tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE_INT8 if int8 else TOLERANCE
+        worst = verify(network, engine, streaming, tolerance)
         targets = [_target(out, to, source.name) for source in made]
         _check_targets(targets, to)
         for source, target in zip(made, targets, strict=True):
@@ -54,7 +59,7 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
 
 
 def _target(out: Path, to: str, name: str) -> Path:
-    """``model.head.bin`` 之类的临时名 → 使用者要的名字。"""
+    """``model.param`` 之类的临时名 → 使用者要的名字。"""
     stem = out.with_suffix("") if out.suffix in SUFFIXES[to] else out
     if to == "bin" and name == "model.lstm" and out.suffix == ".bin":
         return out  # 使用者指明要 .bin
@@ -107,7 +112,7 @@ def _examples(config):
     return x, torch.zeros(config.num_layers, 1, config.hidden_size)
 
 
-def _write_onnx(network, folder, streaming, fp16):
+def _write_onnx(network, folder, streaming, small):
     from lstm_lib.formats import onnx_graph
 
     path, raw = folder / "model.onnx", folder / "raw.onnx"
@@ -137,20 +142,14 @@ def _write_ncnn(network, folder, streaming, fp16):
     return [made.bin, made.param], engines.load("ncnn", made.param, made.bin)
 
 
-def _write_bin(network, folder, streaming, fp16):
-    torch_lstm.load_lstm(LSTM, network.mask).save(folder / "model.lstm")
-    made, config = [folder / "model.lstm"], network.config
-    if config.head:
-        made.append(folder / "model.head.bin")
-        head = torch_lstm.load_linear(network.head)
-        made[1].write_bytes(b"".join(array.astype("<f4").tobytes() for array in head))
-
-    weight = bias = None
-    if config.head:
-        weight, bias = np.split(np.fromfile(made[1], "<f4"), [config.bins * config.hidden_size])
-        weight = weight.reshape(config.bins, config.hidden_size)
-    read_back = engines.Network(LSTM.load(made[0]), weight, bias, sigmoid=True)
-    return made, engines.build(read_back, ["numpy"])[0]
+def _write_bin(network, folder, streaming, int8):
+    path, pieces, config = folder / "model.lstm", engines.describe(network), network.config
+    network_file.save(
+        path, pieces.lstm, pieces.weight, pieces.bias, pieces.sigmoid, engines.conventions(config),
+        "int8" if int8 else "float32",
+    )  # fmt: skip
+    name = engines.preferred()  # 有 C 就用 C 读：设备上跑的是它
+    return [path], engines.load(f"{name}-int8" if int8 and name == "c" else name, path)
 
 
 WRITERS = {"onnx": _write_onnx, "ncnn": _write_ncnn, "bin": _write_bin}
