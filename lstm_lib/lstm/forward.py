@@ -70,13 +70,14 @@ class LSTM:
         *,
         peepholes: ArrayLike | None = None,
         clip: float | None = None,
-        initial_state: State | None = None,
+        initial_state: State | str | None = None,
         lengths: ArrayLike | None = None,
     ) -> None:
         """``parameters`` 的名字与形状见 ``config.shapes()``。
 
         后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
-        initial_state 与 lengths 是没有另给时的缺省初态与各序列的长度；lengths 为 "required" 时调用者必须给。
+        initial_state（没有 B 那一维的，对任何批都一样）与 lengths 是没有另给时的初态与各序列的长度；是文字的，
+        调用者必须给，文字说明为什么。
         """
         self.config, dtype = config, np.dtype(config.dtype)
         shapes = config.shapes()
@@ -222,7 +223,7 @@ class LSTM:
         """
         config = self.config
         x, unbatched = conventions.sequence(x, config, config.dtype)
-        state = self._default_state(unbatched) if state is None else state
+        state = self._default_state(unbatched, x.shape[1]) if state is None else state
         h0, c0 = conventions.initial_state(state, config, x.shape[1], unbatched, config.dtype)
         lengths = self._lengths(lengths, *x.shape[:2])
         h, c, gates = np.empty_like(h0), np.empty_like(c0), []
@@ -257,11 +258,14 @@ class LSTM:
         """沿时间反向传播，见 ``backward.backward``。"""
         return backward(self, x, state, dy, dh, dc)
 
-    def _default_state(self, unbatched: bool) -> State | None:
-        """ONNX 节点自带的缺省初态；不分批的调用去掉 B 那一维。"""
+    def _default_state(self, unbatched: bool, batch: int) -> State | None:
+        """ONNX 节点自带的初态，配上这次调用的批。"""
         if self.initial_state is None:
             return None
-        h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
+        if isinstance(self.initial_state, str):
+            raise ValueError(f"{self.initial_state}；调用时请用 state 传入初态 (h, c)")
+        every = (np.repeat(a[:, None], batch, 1) if a.ndim == 2 else a for a in self.initial_state)
+        h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in every)
         return h, c
 
     def _lengths(self, lengths: ArrayLike | None, steps: int, batch: int) -> Array | None:
@@ -270,10 +274,12 @@ class LSTM:
         if lengths is None:
             return None
         if isinstance(lengths, str):
-            raise ValueError(
-                "这个 ONNX 节点的 sequence_lens 由图的输入给出，调用时请用 lengths 传入各序列的长度"
-            )
-        lengths = np.asarray(lengths)
+            raise ValueError(f"{lengths}；调用时请用 lengths 传入各序列的长度")
+        lengths = (
+            np.full(batch, lengths)
+            if lengths is self.lengths and not np.ndim(lengths)
+            else np.asarray(lengths)
+        )
         if lengths.shape != (batch,) or not np.issubdtype(lengths.dtype, np.integer):
             raise ValueError(f"lengths 应是 {batch} 个整数，得到 {lengths.dtype} {lengths.shape}")
         if (lengths < 1).any() or (lengths > steps).any():
