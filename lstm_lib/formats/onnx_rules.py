@@ -141,7 +141,7 @@ class TooLarge(ValueError):
 
 
 def evaluate(scope: Scope, node: onnx.NodeProto, feeds: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """用 ONNX 自己的参考实现算一个节点；输入或输出过大时抛 ``ValueError``。"""
+    """用 ONNX 自己的参考实现算一个节点，它没有的用 onnxruntime；输入或输出过大时抛 ``ValueError``。"""
     from onnx.reference import ReferenceEvaluator
 
     given = {i: f for i, f in zip(node.input, feeds, strict=True) if f is not None}
@@ -150,22 +150,38 @@ def evaluate(scope: Scope, node: onnx.NodeProto, feeds: Sequence[np.ndarray | No
     outputs = [o for o in node.output if o]
     graph = onnx.helper.make_graph(
         [node], "one",
-        [onnx.helper.make_value_info(i, onnx.TypeProto()) for i in given],
+        [onnx.helper.make_value_info(i, _type(f)) for i, f in given.items()],
         [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in outputs],
     )  # fmt: skip
-    results = ReferenceEvaluator(graph, opsets=dict(scope.opsets)).run(None, given)
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in scope.opsets.items()]
+    try:
+        results = ReferenceEvaluator(graph, opsets=dict(scope.opsets)).run(None, given)
+    except Exception as error:  # 参考实现没有旧版的 DequantizeLinear 之类
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level, options.intra_op_num_threads = 4, 1
+        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        try:
+            session = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+            results = session.run(None, given)
+        except Exception:
+            raise error from None
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         raise TypeError("结果不是数组")
     found = dict(zip(outputs, results, strict=True))
     return [np.asarray(found.get(o, ())) for o in node.output]
 
 
+def _type(array: np.ndarray) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+
+
 def _predicted(scope: Scope, node: onnx.NodeProto, given: dict[str, np.ndarray]) -> int:
     """输出会有多少个数；推不出来的算 0（输出不比输入大的那些算子）。"""
-    types = {
-        i: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(f.dtype), f.shape)
-        for i, f in given.items()
-    }
+    types = {i: _type(f) for i, f in given.items()}
     data = {i: numpy_helper.from_array(f, i) for i, f in given.items() if f.size <= 64}
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in scope.opsets.items()]
     schema = onnx.defs.get_schema(node.op_type, scope.version)

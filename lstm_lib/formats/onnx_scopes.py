@@ -84,8 +84,8 @@ class Scope:
         return self.opsets.get("", self.opsets.get("ai.onnx", 1))
 
     def label(self, node: onnx.NodeProto) -> str:
-        """节点的全名：路径加称呼。"""
-        return f"{self.path}/{node_label(node)}" if self.path else node_label(node)
+        """节点的全名：路径加称呼（torch 的称呼以 / 开头，接在路径后面时不重复）。"""
+        return f"{self.path}/{node_label(node).lstrip('/')}" if self.path else node_label(node)
 
     def home(self, name: str) -> "Scope | None":
         """``name`` 是在哪一层定义的；哪里都没有时是 None。"""

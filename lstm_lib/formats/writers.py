@@ -35,7 +35,13 @@ def check_writable(lstm: LSTM) -> None:
         raise ValueError(f"只支持没有投影的 LSTM，这个的 proj_size 是 {config.proj_size}")
     options = {"peepholes": "窥视孔", "clip": "截幅", "initial_state": "缺省初态", "lengths": "各序列长度"}
     for name, label in options.items():
-        if getattr(lstm, name) is not None:
+        value = getattr(lstm, name)
+        if name == "initial_state" and isinstance(value, str):
+            raise ValueError(
+                f"这个 LSTM 的初态由调用者给（{value}）；只要权重、初态从零开始的话，"
+                "请用 LSTM(lstm.config, lstm.parameters)"
+            )
+        if value is not None:
             raise ValueError(f"只支持普通的 LSTM，这个带有{label}（{name}）")
 
 
