@@ -301,7 +301,7 @@ def test_the_books_streaming_export_asks_for_the_state(tmp_path):
     net = Net().eval()
     zero = torch.zeros(1, 1, HIDDEN)
     path = onnx_graph.export(
-        onnx_graph.with_state(net), (torch.rand(1, STEPS, INPUT), zero, zero), tmp_path / "s.onnx",
+        onnx_graph.with_state(net), (torch.rand(STEPS, 1, INPUT), zero, zero), tmp_path / "s.onnx",
         input_names=("x", "h", "c"), output_names=("y", "h1", "c1"),
     )  # fmt: skip
     lstm = LSTM.from_onnx(path)

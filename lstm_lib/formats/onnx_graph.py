@@ -219,14 +219,16 @@ def ancestors(model_or_path: Model, tensor: str) -> list[onnx.NodeProto]:
     root = scopes(load_model(model_or_path))
     every: dict[int, Scope] = {id(scope): scope for scope, _ in root.walk()}
     homes = [s for s in every.values() if tensor in s.producer]
-    homes = homes or [s for s in every.values() if s.path and tensor.removeprefix(f"{s.path}/") in s.producer]
+    if not homes:  # 带着路径的
+        homes = [s for s in every.values() if s.path and tensor.removeprefix(f"{s.path}/") in s.producer]
+        tensor = tensor.removeprefix(f"{homes[0].path}/") if homes else tensor
     if not homes:
         raise ValueError(f"图里没有哪个节点算出 {tensor!r}")
     if len(homes) > 1:
         names = "、".join(f"{s.path}/{tensor}" if s.path else tensor for s in homes)
         raise ValueError(f"图里有 {len(homes)} 处叫 {tensor!r}，请写上路径：{names}")
     scope: Scope | None = homes[0]
-    wanted, found = {tensor.removeprefix(f"{homes[0].path}/")}, list[onnx.NodeProto]()
+    wanted, found = {tensor}, list[onnx.NodeProto]()
     while scope is not None:
         here = _walk_back(scope.nodes, wanted)
         if scope.owner is not None and not scope.is_function and wanted & set(scope.inputs):

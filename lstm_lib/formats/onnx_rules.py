@@ -371,24 +371,13 @@ def _squeeze(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict
 def _slice(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict) -> list[Value] | None:
     dims, base = list(data.dims or ()), data.padded()
     if "starts" in attributes:
-        starts: Any = list(attributes["starts"])
-        ends, axes, steps = (
-            list(attributes["ends"]),
-            list(attributes.get("axes", range(len(starts)))),
-            [1] * len(starts),
-        )
+        given: list[Any] = [attributes.get(key) for key in ("starts", "ends", "axes")]
     else:
-        given = [_ints(a) if a is not None else None for a in (*arguments[1:], None, None)[:4]]
-        missing = [a is None for a in (*arguments[1:], None, None)[:4]]
-        if (
-            given[0] is None
-            or given[1] is None
-            or any(g is None and not m for g, m in zip(given, missing, strict=True))
-        ):
+        given = [None if a is None else _ints(a) for a in arguments[1:]]
+        if any(g is None and a is not None for g, a in zip(given, arguments[1:], strict=True)):
             return None
-        starts, ends = given[0], given[1]
-        axes = given[2] or list(range(len(starts)))
-        steps = given[3] or [1] * len(starts)
+    starts, ends, axes, steps = (*given, None, None)[:4]
+    axes, steps = axes or range(len(starts)), steps or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if axis is None:
             return None

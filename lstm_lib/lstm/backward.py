@@ -63,8 +63,8 @@ def backward(
     dy, dh, dc = (conventions.like(n, a, b) for n, a, b in (("dy", dy, y), ("dh", dh, h), ("dc", dc, c)))
     x = np.asarray(x, y.dtype)
     unbatched = x.ndim == 2
-    state = state or lstm._default_state(unbatched, 1 if unbatched else h.shape[1])
-    state = state or (np.zeros_like(h), np.zeros_like(c))
+    given = state or lstm._default_state(unbatched, 1 if unbatched else h.shape[1])
+    state = given or (np.zeros_like(h), np.zeros_like(c))
 
     def inner(array: Array) -> Array:
         return conventions.inward(array, lstm.config, unbatched)

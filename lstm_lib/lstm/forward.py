@@ -76,8 +76,7 @@ class LSTM:
         """``parameters`` 的名字与形状见 ``config.shapes()``。
 
         后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
-        initial_state（没有 B 那一维的，对任何批都一样）与 lengths 是没有另给时的初态与各序列的长度；是文字的，
-        调用者必须给，文字说明为什么。
+        initial_state（可以没有 B 那一维）与 lengths 是没有另给时的初态与长度；是文字的，调用者必须给，文字说明原因。
         """
         self.config, dtype = config, np.dtype(config.dtype)
         shapes = config.shapes()
@@ -275,11 +274,8 @@ class LSTM:
             return None
         if isinstance(lengths, str):
             raise ValueError(f"{lengths}；调用时请用 lengths 传入各序列的长度")
-        lengths = (
-            np.full(batch, lengths)
-            if lengths is self.lengths and not np.ndim(lengths)
-            else np.asarray(lengths)
-        )
+        every = lengths is self.lengths and not np.ndim(lengths)  # 一个数：各序列一样长
+        lengths = np.full(batch, lengths) if every else np.asarray(lengths)
         if lengths.shape != (batch,) or not np.issubdtype(lengths.dtype, np.integer):
             raise ValueError(f"lengths 应是 {batch} 个整数，得到 {lengths.dtype} {lengths.shape}")
         if (lengths < 1).any() or (lengths > steps).any():
