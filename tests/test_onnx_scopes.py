@@ -270,6 +270,18 @@ UNKNOWN = {
         [*BATCH, NODE("Cast", ["b"], ["f"], to=FLOAT), NODE("Mul", ["f", "k"], ["m"]), NODE("Expand", ["m", "to"], ["h0"])],
         {"k": np.float32(0.1), "to": int64(1, 1, HIDDEN)}, [],
     ),
+    r"由节点 t（Tile）算出": (  # 沿宽度重复：宽几个要看批
+        [*BATCH, NODE("Concat", ["d", "d", "b1"], ["r"], axis=0), NODE("Tile", ["l", "r"], ["t"]),
+         NODE("Slice", ["t", "zero", "h", "two"], ["h0"])],
+        {"l": normal(1, 1, HIDDEN), "two": int64(2)}, [],
+    ),
+    "由图的输入 x 算出（h0）.*": (  # 两支不一样：一支是零，一支是学来的
+        [NODE("ReduceMax", ["x"], ["m"], keepdims=0), NODE("Greater", ["m", "z"], ["yes"]),
+         NODE("If", ["yes"], ["h0"],
+              then_branch=helper.make_graph([NODE("Sub", ["l", "l"], ["t"])], "t", [], [value("t")]),
+              else_branch=helper.make_graph([NODE("Neg", ["l"], ["e"])], "e", [], [value("e")]))],
+        {"l": normal(1, 1, HIDDEN), "z": np.float32(0)}, [],
+    ),
     r"由节点 h0（my.Custom）算出": ([NODE("Custom", ["one"], ["h0"], domain="my")], {}, []),
 }  # fmt: skip
 
