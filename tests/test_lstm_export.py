@@ -90,7 +90,7 @@ def test_a_state_without_a_batch_axis(paths):
 
 def test_a_state_the_caller_must_give_becomes_an_input(paths):
     lstm = make(2)
-    lstm.initial_state = "required"
+    lstm.initial_state = "初态由图的输入给出"
     lstm.to_ncnn(*paths)
     assert ncnn_run.NcnnRunner(*paths).inputs == ["in0", "in1", "in2"]
 

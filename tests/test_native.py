@@ -168,7 +168,7 @@ def test_streams_begin_at_the_default_state():
     with pytest.raises(ValueError, match="限定了各序列的长度（lengths）"):
         NativeLSTM(with_defaults(shape, [3])).stream()
     with pytest.raises(ValueError, match=r"sequence_lens 由图的输入给出"):
-        NativeLSTM(with_defaults(shape, "required"))(x)
+        NativeLSTM(with_defaults(shape, "sequence_lens 由图的输入给出"))(x)
 
 
 @pytest.mark.parametrize("name, label", [("peepholes", "窥视孔"), ("clip", "截幅")])

@@ -208,10 +208,19 @@ def test_states_and_biases_are_stacked():
     np.testing.assert_array_equal(c[1:], state[1])
 
 
+def test_a_state_for_any_batch_meets_one_for_a_given_batch():
+    any_batch = tuple(rng.normal(size=(1, 4)).astype(np.float32) for _ in range(2))
+    two = tuple(rng.normal(size=(1, 2, 4)).astype(np.float32) for _ in range(2))
+    h, _ = stacks.stack([single(initial_state=any_batch), single()], "文件").initial_state
+    np.testing.assert_array_equal(h, np.stack([any_batch[0][0], np.zeros(4)]))
+    _, c = stacks.stack([single(initial_state=two), single(initial_state=any_batch)], "文件").initial_state
+    np.testing.assert_array_equal(c, np.stack([two[1][0], np.repeat(any_batch[1], 2, 0)]))
+
+
 def test_a_required_state_stays_required():
     one, other = single(), single()
-    other.initial_state = "required"
-    assert stacks.stack([one, other], "文件").initial_state == "required"
+    other.initial_state = "初态由图的输入给出"
+    assert stacks.stack([one, other], "文件").initial_state == "初态由图的输入给出"
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ class NcnnLSTM:
     ``storage`` 是 x 权重在文件里的存法；int8 时另有原始整数与每行的 scale（整数 = 权重 × scale，取整）。
     ``direction``：0 正向，1 反向，2 双向。
     ``initial_state``：图里写死的初态 h [D, num_output]、c [D, H]；没有或全零时是 None；
-    由图的输入给出或随输入而变时是 "required"。
+    由图的输入给出或随输入而变时是文字，说明原因。
     """
 
     name: str

@@ -11,7 +11,6 @@ import numpy as np
 from lstm_lib.formats import ncnn_layers
 from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam
 
-REQUIRED = "required"
 Value = np.ndarray | None  # None：随输入而变，或本书不会算
 
 Rule = Callable[[NcnnLayer, list[np.ndarray]], list[Value]]
@@ -38,7 +37,7 @@ class State:
         return layer.type == "MemoryData" and layer.name in self._wanted
 
     def value(self) -> tuple[np.ndarray, np.ndarray] | str | None:
-        """h [D, P] 与 c [D, H]；没有或全零是 None，定不下来是 "required"；个数不对时报 ``ValueError``。"""
+        """h [D, P] 与 c [D, H]；没有或全零是 None，定不下来的是文字，说明原因；个数不对时报 ``ValueError``。"""
         if len(self.target.bottoms) != 3:
             return None  # ncnn 只在有三个输入时才看初态
         num_output, hidden, _, directions, _ = ncnn_layers.lstm_sizes(self.target)
@@ -46,7 +45,7 @@ class State:
         for title, blob, width in zip("hc", self._roles(), (num_output, hidden), strict=True):
             value = None if blob is None else self._value(blob)
             if value is None:
-                return REQUIRED
+                return f"{self.target.where} 的初态由图的输入给出，或随输入而变"
             if value.ndim and value.size != directions * width:
                 raise ValueError(
                     f"{self.target.where} 的初态 {title} 有 {value.size} 个数，应有 {directions}×{width} 个；"

@@ -1,23 +1,19 @@
 """ONNX 计算图：导出、化简、数算子、逐节点求值、折出图中的常量。格式依据：onnx.proto。"""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from lstm_lib.book.tables import Code, Table
+from lstm_lib.formats import onnx_values
+from lstm_lib.formats.onnx_scopes import Scope, bodies, captured, count_operators, node_label, scopes
 from lstm_lib.formats.quiet import quiet
 
 Model = onnx.ModelProto | str | os.PathLike
-
-# 读权重时允许就地算出的算子：只搬运数据，不会凭空变大；Concat 另查总量
-_FOLDABLE = {"Identity", "Slice", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Reshape", "Cast", "Split"}
-_MAX_ELEMENTS = 1 << 28
 
 
 def load_model(model_or_path: Model) -> onnx.ModelProto:
@@ -39,10 +35,19 @@ def load_model(model_or_path: Model) -> onnx.ModelProto:
         ) from error
     if not model.graph.node:
         raise ValueError(f"{path}：文件里没有任何节点，不是一个 ONNX 模型")
-    for node in model.graph.node:  # 不是 UTF-8 的名字，protobuf 不报错，给的是 bytes
+    for node in _every_node([*model.graph.node, *(n for f in model.functions for n in f.node)]):
+        # 不是 UTF-8 的名字，protobuf 不报错，给的是 bytes
         if not all(isinstance(text, str) for text in (node.name, node.op_type, *node.input, *node.output)):
             raise ValueError(f"{path}：有节点的名字不是 UTF-8，文件已损坏")
     return model
+
+
+def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """这些节点，连同它们的体里的。"""
+    for node in nodes:
+        yield node
+        for _, graph in bodies(node):
+            yield from _every_node(graph.node)
 
 
 def with_state(network: Any) -> Any:
@@ -81,6 +86,7 @@ def export(
     """
     import torch
 
+    _check_exportable(module)
     if exporter not in ("torchscript", "dynamo"):
         raise ValueError(f"exporter 只能是 torchscript 或 dynamo，不能是 {exporter!r}")
     dynamic = dynamic or {}
@@ -102,6 +108,17 @@ def export(
         cache.clear()
     _check_axes(path, dynamic)
     return Path(path)
+
+
+def _check_exportable(module: Any) -> None:
+    """ONNX 的 LSTM 没有投影：老导出器不支持，dynamo 不作声地写出无效的节点。"""
+    for name, layer in module.named_modules():
+        if getattr(layer, "mode", None) == "LSTM" and getattr(layer, "proj_size", 0):
+            raise ValueError(
+                f"{f'模块里的 {name}' if name else '这个 LSTM'} 带投影（proj_size={layer.proj_size}），ONNX 的 LSTM "
+                "没有投影，导不出来；请改用 proj_size=0 的 LSTM 再接一个 Linear 重新训练，"
+                "或用 ncnn（ncnn_run.convert），它的 LSTM 有投影"
+            )
 
 
 def _check_axes(path: str | os.PathLike, dynamic: Mapping[str, Mapping[int, str]]) -> None:
@@ -155,8 +172,8 @@ def _trial_shapes(model: onnx.ModelProto, fixed: Mapping[str, Any]) -> dict[str,
 
 
 def operator_counts(model_or_path: Model) -> dict[str, int]:
-    """各算子的个数，按图中第一次出现的次序。"""
-    return dict(Counter(node.op_type for node in load_model(model_or_path).graph.node))
+    """各算子的个数，按第一次出现的次序；If、Loop、Scan 的体里的、每次函数调用里的也数。"""
+    return dict(count_operators(load_model(model_or_path)))
 
 
 def operator_table(models: Mapping[str, Model]) -> Table:
@@ -194,16 +211,45 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
 
 
 def ancestors(model_or_path: Model, tensor: str) -> list[onnx.NodeProto]:
-    """算出名为 ``tensor`` 的中间结果要经过的节点，按图里的次序。"""
-    graph = load_model(model_or_path).graph
-    wanted, found = {tensor}, list[onnx.NodeProto]()
-    for node in reversed(graph.node):
-        if wanted & set(node.output):
-            found.insert(0, node)
-            wanted |= set(node.input)
-    if not found:
+    """算出名为 ``tensor`` 的中间结果要经过的节点，按图里的次序。
+
+    ``tensor`` 可以在 If、Loop、Scan 的体或函数里（几处同名时写上路径，如 ``If_5/then_branch/h``）：外层的节点在前，
+    体从外面取用的、函数的实参都追出去。
+    """
+    root = scopes(load_model(model_or_path))
+    every: dict[int, Scope] = {id(scope): scope for scope, _ in root.walk()}
+    homes = [s for s in every.values() if tensor in s.producer]
+    if not homes:  # 带着路径的
+        homes = [s for s in every.values() if s.path and tensor.removeprefix(f"{s.path}/") in s.producer]
+        tensor = tensor.removeprefix(f"{homes[0].path}/") if homes else tensor
+    if not homes:
         raise ValueError(f"图里没有哪个节点算出 {tensor!r}")
+    if len(homes) > 1:
+        names = "、".join(f"{s.path}/{tensor}" if s.path else tensor for s in homes)
+        raise ValueError(f"图里有 {len(homes)} 处叫 {tensor!r}，请写上路径：{names}")
+    scope: Scope | None = homes[0]
+    wanted, found = {tensor}, list[onnx.NodeProto]()
+    while scope is not None:
+        here = _walk_back(scope.nodes, wanted)
+        if scope.owner is not None and not scope.is_function and wanted & set(scope.inputs):
+            here = _walk_back(
+                scope.nodes, wanted := wanted | set(scope.outputs)
+            )  # 循环：上一圈的输出是这一圈的输入
+        found = here + found
+        if scope.owner is not None:  # 体要不要执行、执行几次，函数拿到什么，都看外层这个节点的输入
+            wanted = set(scope.owner.input) | (set() if scope.is_function else wanted)
+        scope = scope.outside
     return found
+
+
+def _walk_back(nodes: Sequence[onnx.NodeProto], wanted: set[str]) -> list[onnx.NodeProto]:
+    """``nodes`` 里算出 ``wanted`` 的那些，按原来的次序；它们用到的名字添进 ``wanted``。"""
+    found = list[onnx.NodeProto]()
+    for node in reversed(nodes):
+        if wanted & set(node.output):
+            found.append(node)
+            wanted |= (set(node.input) | captured(node)) - {""}
+    return found[::-1]
 
 
 def trace(
@@ -212,6 +258,10 @@ def trace(
     """在真实输入上求出 ``nodes`` 每个输出的值：把它们都添成图的输出，再跑一遍。"""
     model = onnx.ModelProto()
     model.CopyFrom(load_model(model_or_path))
+    nodes, outer = list(nodes), {output for node in model.graph.node for output in node.output}
+    for node in nodes:
+        if not outer.issuperset(node.output):
+            raise ValueError(f"节点 {node_label(node)} 在 If、Loop 之类的体或函数里，它的值不能从外面取出来")
     names = [output for node in nodes for output in node.output if output]
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
@@ -220,65 +270,4 @@ def trace(
 
 def constants(model_or_path: Model) -> Callable[[str], np.ndarray | None]:
     """返回一个函数：给它张量的名字，得到图中的常数；依赖图的输入的，得到 None。"""
-    return _Constants(load_model(model_or_path)).get
-
-
-def node_label(node: onnx.NodeProto) -> str:
-    """节点的称呼：有名字用名字，没有就用第一个输出的名字。"""
-    return node.name or next((o for o in node.output if o), node.op_type)
-
-
-class _Constants:
-    """按名字取图中的常量；必要时把只搬运数据的算子就地算出来。"""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.known: dict[str, Any] = {t.name: t for t in model.graph.initializer}
-        self.producer = {o: n for n in model.graph.node for o in n.output if o}
-
-    def get(self, name: str) -> np.ndarray | None:
-        """名为 ``name`` 的常量；依赖图的输入时返回 None。"""
-        order: list[onnx.NodeProto] = []
-        seen, placed, stack = set[int](), set[int](), [name]
-        while stack:  # 自下而上排出要算的节点；不用递归，图再深也不怕
-            current = stack[-1]
-            node = self.producer.get(current)
-            if current in self.known or node is None:
-                stack.pop()
-                if current not in self.known:
-                    return None
-                continue
-            if node.op_type == "Constant" or id(node) in seen:
-                stack.pop()
-                if id(node) not in placed:
-                    placed.add(id(node))
-                    order.append(node)
-                continue
-            if node.op_type not in _FOLDABLE:
-                return None
-            seen.add(id(node))
-            stack += [i for i in node.input if i and i not in self.known]
-        for node in order:
-            if not all(o in self.known for o in node.output if o):
-                self._evaluate(node)
-        value = self.known.get(name)
-        return None if value is None else self._array(value)
-
-    def _array(self, value: Any) -> np.ndarray:
-        return value if isinstance(value, np.ndarray) else numpy_helper.to_array(value)
-
-    def _evaluate(self, node: onnx.NodeProto) -> None:
-        from onnx.reference import ReferenceEvaluator
-
-        feeds = {i: self._array(self.known[i]) for i in node.input if i}
-        if sum(v.size for v in feeds.values()) > _MAX_ELEMENTS:
-            raise ValueError(f"节点 {node_label(node)} 的常量过大，拒绝展开")
-        values = ReferenceEvaluator(
-            onnx.helper.make_graph(
-                [node], "one",
-                [onnx.helper.make_value_info(i, onnx.TypeProto()) for i in feeds],
-                [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in node.output if o],
-            ),
-            opsets={o.domain: o.version for o in self.model.opset_import},
-        ).run(None, feeds)  # fmt: skip
-        self.known.update(zip([o for o in node.output if o], values, strict=True))
+    return onnx_values.constants(scopes(load_model(model_or_path)))

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
-from lstm_lib.formats import onnx_graph, stacks
+from lstm_lib.formats import onnx_graph, onnx_scopes, stacks
 
 SIZES = ((3, 2), (5, 1))  # 试哪几种 (T, B)
 MOST = 2**24  # 试算的数组最多多少个数
@@ -32,7 +32,8 @@ def chain(model_or_path: onnx_graph.Model, name: stacks.Names = None) -> list[st
     model = onnx_graph.load_model(model_or_path)
     nodes = [n for n in model.graph.node if n.op_type == "LSTM" and n.domain in ("", "ai.onnx")]
     if name is None:
-        if len(nodes) < 2:
+        everywhere = sum(n.op_type == "LSTM" for _, n in onnx_scopes.scopes(model).walk())
+        if len(nodes) < 2 or everywhere > len(nodes):  # 子图与函数里还有：叠不到一起，由读一个的去列举
             return [None]
         chosen = nodes
         title = f"{where}：图里有 {len(nodes)} 个 LSTM 节点（{_labels(nodes)}）"

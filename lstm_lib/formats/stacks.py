@@ -73,13 +73,17 @@ def _stack_states(layers: Sequence[LSTM], title: str) -> Any:
     required = [state for state in states if isinstance(state, str)]
     if required or all(state is None for state in states):
         return required[0] if required else None
-    batches = {np.shape(state[0])[1] for state in states if state is not None}
+    # 没有批那一维的 (D, H) 适合任意大小的批，遇到限定了批的就照它铺开
+    batches = {np.shape(state[0])[1] for state in states if state is not None and np.ndim(state[0]) == 3}
     if len(batches) > 1:
         raise ValueError(f"{title}：几层 LSTM 合不成一个：缺省初态的批大小不同（{sorted(batches)}）")
-    made = []
+    directions, made = layers[0].config.num_directions, []
     for part, width in enumerate((layers[0].config.output_size, layers[0].config.hidden_size)):
-        zeros = np.zeros((layers[0].config.num_directions, batches.copy().pop(), width))
-        made.append(np.concatenate([zeros if state is None else state[part] for state in states]))
+        whole = (directions, *batches, width)
+        arrays = [np.zeros(whole) if state is None else np.asarray(state[part]) for state in states]
+        made.append(
+            np.concatenate([np.broadcast_to(a[:, None] if a.ndim < len(whole) else a, whole) for a in arrays])
+        )
     return tuple(made)
 
 

@@ -42,7 +42,13 @@ def check_writable(lstm: LSTM) -> None:
     if config.proj_size:
         raise ValueError(f"只支持没有投影的 LSTM，这个的 proj_size 是 {config.proj_size}")
     for name, label in conventions.OPTIONS.items():
-        if getattr(lstm, name) is not None:
+        value = getattr(lstm, name)
+        if name == "initial_state" and isinstance(value, str):
+            raise ValueError(
+                f"这个 LSTM 的初态由调用者给（{value}）；只要权重、初态从零开始的话，"
+                "请用 LSTM(lstm.config, lstm.parameters)"
+            )
+        if value is not None:
             raise ValueError(f"只支持普通的 LSTM，这个带有{label}（{name}）")
 
 
@@ -195,7 +201,7 @@ def to_ncnn(
 
     in0 (T, I) → out0 (T, D·P)，ncnn 没有批这一维，``batch_first`` 不进文件。常量的缺省初态写成 MemoryData。
     ``streaming``：状态也是图的输入输出，多出 in1 (L·D, P)、in2 (L·D, H) 与 out1、out2，从哪里接着算由调用者定；
-    缺省初态是 "required"（必须由调用者给）的，总是这样写。没有偏置的写成零，ncnn 的 LSTM 总有偏置。
+    缺省初态是文字（必须由调用者给）的，总是这样写。没有偏置的写成零，ncnn 的 LSTM 总有偏置。
     float64 的权重舍入成 float32，发 ``UserWarning`` 说明；放不下的（窥视孔、截幅、各序列长度……）抛 ``ValueError``。
     写好先读回来逐位比过，两个文件才一齐出现；出错时原有的文件保持原样。
     """

@@ -61,11 +61,10 @@ def backward(
             raise ValueError(f"反向传播没有实现 {label}（{name}）")
     y, (h, c), gates = lstm(x, state, return_gates=True)
     dy, dh, dc = (conventions.like(n, a, b) for n, a, b in (("dy", dy, y), ("dh", dh, h), ("dc", dc, c)))
-    x, state = (
-        conventions.real(x, "输入 x", y.dtype),
-        state or lstm.initial_state or (np.zeros_like(h), np.zeros_like(c)),
-    )
+    x = conventions.real(x, "输入 x", y.dtype)
     unbatched = x.ndim == 2
+    given = state or lstm._default_state(unbatched, 1 if unbatched else h.shape[1])
+    state = given or (np.zeros_like(h), np.zeros_like(c))
 
     def inner(array: Array) -> Array:
         return conventions.inward(array, lstm.config, unbatched)

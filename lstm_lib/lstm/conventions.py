@@ -103,12 +103,17 @@ def initial_state(
     return h, c
 
 
-def lengths(given: ArrayLike | None, steps: int, batch: int) -> Array | None:
-    """检查各序列的长度 (B,)；没有给，或都等于 T 时返回 None：走没有分支的快路。"""
+def lengths(given: ArrayLike | None, default: ArrayLike | str | None, steps: int, batch: int) -> Array | None:
+    """检查各序列的长度 (B,)；没有给，或都等于 T 时返回 None：走没有分支的快路。
+
+    ``default`` 是 LSTM 自带的：一个数是各序列一样长，文字是必须另给的原因。
+    """
+    if given is None and isinstance(default, str):
+        raise ValueError(f"{default}；调用时请用 lengths 传入各序列的长度")
+    if given is None and default is not None:
+        given = default if np.ndim(default) else np.full(batch, default)
     if given is None:
         return None
-    if isinstance(given, str):
-        raise ValueError("这个 ONNX 节点的 sequence_lens 由图的输入给出，调用时请用 lengths 传入各序列的长度")
     array = plain(given, "lengths")
     if array.shape != (batch,) or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"lengths 应是 {batch} 个整数，得到 {array.dtype} {array.shape}")

@@ -76,7 +76,7 @@ class LSTM:
         """``parameters`` 的名字与形状见 ``config.shapes()``。
 
         后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
-        initial_state 与 lengths 是没有另给时的缺省初态与各序列的长度；为 "required" 时调用者必须给。
+        initial_state（可以没有 B 那一维）与 lengths 是没有另给时的初态与长度；是文字的，调用者必须给，文字说明原因。
         """
         self.config, dtype = config, np.dtype(config.dtype)
         shapes = config.shapes()
@@ -183,9 +183,9 @@ class LSTM:
         """
         config = self.config
         x, unbatched = conventions.sequence(x, config, config.dtype)
-        state = self._default_state(unbatched) if state is None else state
+        state = self._default_state(unbatched, x.shape[1]) if state is None else state
         h0, c0 = conventions.initial_state(state, config, x.shape[1], unbatched, config.dtype)
-        lengths = conventions.lengths(self.lengths if lengths is None else lengths, *x.shape[:2])
+        lengths = conventions.lengths(lengths, self.lengths, *x.shape[:2])
         h, c, gates = np.empty_like(h0), np.empty_like(c0), []
         for layer, directions in enumerate(self._packed):
             outputs = []
@@ -218,13 +218,14 @@ class LSTM:
         """沿时间反向传播，见 ``backward.backward``。"""
         return backward(self, x, state, dy, dh, dc)
 
-    def _default_state(self, unbatched: bool) -> State | None:
-        """ONNX 节点自带的缺省初态；不分批的调用去掉 B 那一维。"""
+    def _default_state(self, unbatched: bool, batch: int) -> State | None:
+        """ONNX 节点自带的初态，配上这次调用的批。"""
         if self.initial_state is None:
             return None
         if isinstance(self.initial_state, str):
-            raise ValueError("这个 LSTM 的初态由图的输入给出，或随输入而变，调用时请用 state 传入 (h, c)")
-        h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in self.initial_state)
+            raise ValueError(f"{self.initial_state}；调用时请用 state 传入初态 (h, c)")
+        every = (np.repeat(a[:, None], batch, 1) if a.ndim == 2 else a for a in self.initial_state)
+        h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in every)
         return h, c
 
 

@@ -105,7 +105,7 @@ class NativeLSTM:
         frames, batch = x.shape[:2]
         h, c = self._initial(state, batch, unbatched)
         y = np.zeros((frames, batch, config.num_directions * config.output_size), FLOAT32)
-        ends = conventions.lengths(self._lengths if lengths is None else lengths, frames, batch)
+        ends = conventions.lengths(lengths, self._lengths, frames, batch)
         if ends is None:
             self._run(x, h, c, y)
         else:  # 一样长的序列一起算，算到各自的末尾为止
@@ -127,7 +127,7 @@ class NativeLSTM:
     def _initial(self, state: State | None, batch: int, unbatched: bool) -> State:
         """查过的初态；没有给的用 LSTM 自带的，也没有就是零。"""
         if state is None and self._source is not None:
-            state = self._source._default_state(unbatched)
+            state = self._source._default_state(unbatched, batch)
         return conventions.initial_state(state, self.config, batch, unbatched, FLOAT32)
 
     def stream(self) -> "Stream":
