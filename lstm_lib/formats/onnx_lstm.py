@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
-from lstm_lib.formats import onnx_graph
+from lstm_lib.formats import onnx_axes, onnx_graph
 from lstm_lib.lstm import LSTM, layouts
 from lstm_lib.lstm.conventions import State
 
@@ -152,22 +152,30 @@ def _check_shapes(lstm: OnnxLSTM, where: str) -> None:
             raise ValueError(f"{where}：LSTM 节点 {lstm.name} 的 {key} 是 {value.dtype}，不是浮点数")
 
 
-def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: str | None = None) -> AnyLSTM:
+def load_lstm(
+    cls: type[AnyLSTM],
+    model_or_path: onnx_graph.Model,
+    name: str | None = None,
+    batch_first: bool | None = None,
+) -> AnyLSTM:
     """ONNX 的 LSTM 节点 → LSTM；规格见 ONNX 算子文档 LSTM（opset 1–22）。
 
-    layout=1 对应 batch_first。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值；
+    ``batch_first`` 缺省照图认（``onnx_axes``：layout=1，或 LSTM 前后换轴的 Transpose），认的根据写在 repr 里；
+    给 True、False 就照给的。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值；
     别的激活函数、input_forget 以及任何不认识的属性抛 ``ValueError``。
     """
     node = read_lstm(model_or_path, name)
     clip = _onnx_clip(node)
     if node.layout not in (0, 1):
         raise ValueError(f"LSTM 节点 {node.name} 的属性 layout={node.layout} 不认识，应为 0 或 1")
+    model = onnx_graph.load_model(model_or_path)
+    first, note = onnx_axes.batch_first(model, node.outputs, node.layout, batch_first)
     config = layouts.LSTMConfig(
         node.W.shape[2],
         node.hidden_size,
         direction=node.direction,
         bias=node.B is not None,
-        batch_first=node.layout == 1,
+        batch_first=first,
         dtype="float64" if node.W.dtype == np.float64 else "float32",
     )
     parameters = {}
@@ -187,6 +195,7 @@ def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: str | N
         clip=clip,
         initial_state=_onnx_state(node),
         lengths=_onnx_lengths(node),
+        note=note,
     )
 
 
