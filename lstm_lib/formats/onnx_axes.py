@@ -198,7 +198,9 @@ class _Surroundings:
             return labels if name == node.input[0] or kind in _LAYERS else None
         if kind == "LSTM":  # 上面一层：X 的方向与批都要对得上
             wanted = "BTH" if _layout(node) else "TBH"
-            return {"BTH": "BTDH", "TBH": "TDBH"}[wanted] if labels == wanted and node.input[0] == name else None
+            return (
+                {"BTH": "BTDH", "TBH": "TDBH"}[wanted] if labels == wanted and node.input[0] == name else None
+            )
         if _DIRECTION not in labels or name != node.input[0]:
             return None
         dropped = labels.replace(_DIRECTION, "")
