@@ -190,34 +190,36 @@ class _Surroundings:
 
     def _moved(self, node: onnx.NodeProto, name: str, labels: str) -> str | None:
         """过了 ``node`` 之后各轴是什么；看不出，或时间、批已不成轴，是 None。"""
-        kind, axis = node.op_type, _integer(node, "axis", 0)
+        kind = node.op_type
         if kind == "Transpose":
             perm = _permutation(node, len(labels))
             return "".join(labels[p] for p in perm) if sorted(perm) == [*range(len(labels))] else None
         if kind in _SAME or kind in _LAYERS or kind == "Split":
             return labels if name == node.input[0] or kind in _LAYERS else None
-        if kind == "LSTM":  # 上面一层：X 的方向与批都要对得上
-            wanted = "BTH" if _layout(node) else "TBH"
-            return (
-                {"BTH": "BTDH", "TBH": "TDBH"}[wanted] if labels == wanted and node.input[0] == name else None
-            )
-        if _DIRECTION not in labels or name != node.input[0]:
+        if name != node.input[0]:
             return None
+        if kind == "LSTM":  # 上面一层：时间与批的次序要对得上
+            return {(0, "TBH"): "TDBH", (1, "BTH"): "BTDH"}.get((_layout(node), labels))
+        return self._without_direction(node, name, labels) if _DIRECTION in labels else None
+
+    def _without_direction(self, node: onnx.NodeProto, name: str, labels: str) -> str | None:
+        """``node`` 去掉方向那一轴之后各轴是什么；不是去方向的是 None。"""
+        kind, axis = node.op_type, _integer(node, "axis", 0)
         dropped = labels.replace(_DIRECTION, "")
         if kind == "Squeeze":
-            return dropped if self._squeezed(node, labels) in ([], [labels.index(_DIRECTION)]) else None
-        if kind == "Gather" and labels[axis : axis + 1 or None] == _DIRECTION:
-            return dropped
-        if kind == "Reshape" and len(node.input) > 1:  # 方向并进最后一轴，或只有一个方向；并成两维的不算
+            gone = self._squeezed(node, labels) in ([], [labels.index(_DIRECTION)])
+        elif kind == "Gather":
+            gone = labels[axis : axis + 1 or None] == _DIRECTION
+        elif kind == "Reshape" and len(node.input) > 1:  # 方向并进最后一轴，或只有一个方向
             target = self.constant(node.input[1])
             rank = len(self._shape(node.output[0])) if target is None else target.size
-            if rank not in (0, 3):
-                return None
+            gone = rank in (0, 3)  # 并成两维的不算
             before, after = dict(zip(labels, self._shape(name), strict=False)), self._shape(node.output[0])
             if before.get(_BATCH) == 1 and after[:1] == [1] and before.get(_TIME) != 1:
-                return dropped.replace(_TIME, "").replace(_BATCH, _BATCH + _TIME)  # 只有一段：顺手对调了
-            return dropped
-        return None
+                dropped = dropped.replace(_TIME, "").replace(_BATCH, _BATCH + _TIME)  # 只有一段：顺手对调了
+        else:
+            gone = False
+        return dropped if gone else None
 
     def _squeezed(self, node: onnx.NodeProto, labels: str) -> list[int]:
         """Squeeze 去掉哪几轴；没有写是空表。opset 13 之前写在属性里。"""
