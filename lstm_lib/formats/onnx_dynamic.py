@@ -272,7 +272,7 @@ class _Trial:
 
     def refresh_outputs(self, sizes: Mapping[str, int]) -> None:
         """输出的声明里还写着示例的长度，就换成轴的名字（认不出是哪个轴的，只去掉数）。"""
-        if self.problem(sizes):
+        if self.problem(sizes) != "":
             return
         lengths: dict[int, str | None] = {}
         for name, size in sizes.items():
