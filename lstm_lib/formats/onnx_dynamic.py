@@ -28,15 +28,15 @@ def _lstm_by_shape_only() -> Iterator[None]:
     import torch
     from torch.export._patches import _register_rnn_while_loop_decomposition
 
-    def shape(input, hx, *options):
+    def shape(input: Any, hx: Any, *options: Any) -> Any:
         *_, bidirectional, _batch_first = options
         width = hx.shape[-1] * (2 if bidirectional else 1)
         return input.new_empty((*input.shape[:-1], width))
 
-    def lstm(input, hx, *options):
+    def lstm(input: Any, hx: Any, *options: Any) -> Any:
         return shape(input, hx[0], *options), torch.empty_like(hx[0]), torch.empty_like(hx[1])
 
-    def gru(input, hx, *options):
+    def gru(input: Any, hx: Any, *options: Any) -> Any:
         return shape(input, hx, *options), torch.empty_like(hx)
 
     aten = torch.ops.aten
@@ -155,7 +155,10 @@ def check(
 
 
 class _Trial:
-    def __init__(self, path, label, module, inputs, input_names, dynamic, exporter) -> None:
+    def __init__(
+        self, path: str | os.PathLike, label: str, module: Any, inputs: Sequence[Any],
+        input_names: Sequence[str], dynamic: Dynamic, exporter: str,
+    ) -> None:  # fmt: skip
         from torch.utils import _pytree
 
         self.path, self.label, self.module, self.exporter = path, label, module, exporter
