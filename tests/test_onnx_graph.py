@@ -355,6 +355,20 @@ def test_undeclared_outputs_do_not_keep_the_length_of_the_example(tmp_path):
         assert not any(d.dim_value == 7 for v in written for d in v.type.tensor_type.shape.dim)
 
 
+def test_what_torch_alone_writes_is_repaired_or_refused(tmp_path, monkeypatch):
+    """不用我们的捕获，torch 2.13 自己写的图：批在前的只是声明过时，时间在前的 Reshape 写死了示例的长度。"""
+    monkeypatch.setattr(onnx_graph.onnx_dynamic, "_lstm_by_shape_only", lambda: 1 / 0)
+    path = tmp_path / "m.onnx"
+    how = {"exporter": "dynamo", "dynamic": {"x": {1: "T"}}}
+    onnx_graph.export(Shaped(first=True).eval(), (torch.rand(3, 7, 4),), path, **how)
+    assert onnx_graph.axes(path) == {"x": [3, "T", 4], "y": [3, "T", 5]}
+    assert not onnx.load(path).graph.value_info
+    how["dynamic"] = {"x": {0: "T"}}
+    with pytest.raises(ValueError, match=r"第 0 轴（T）可变，导出的图却只认.*Reshape 节点.*torchscript"):
+        onnx_graph.export(Shaped().eval(), (torch.rand(7, 3, 4),), tmp_path / "t.onnx", **how)
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith("m.")]
+
+
 def test_dynamic_must_name_an_input_or_output(tmp_path):
     with pytest.raises(ValueError, match="dynamic 里的 z 不是输入或输出的名字"):
         onnx_graph.export(Shaped(), (torch.rand(7, 3, 4),), tmp_path / "m.onnx", dynamic={"z": {0: "T"}})
