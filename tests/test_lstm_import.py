@@ -246,8 +246,142 @@ def test_exported_by_torch(tmp_path, bidirectional, batch_first):
         warnings.simplefilter("ignore")
         torch.onnx.export(module, (x,), path, dynamo=False)
     ours, theirs = LSTM.from_onnx(path), LSTM.from_torch(module)
+    assert ours.config == theirs.config
     for name, value in theirs.parameters.items():
         np.testing.assert_array_equal(ours.parameters[name], value)
+
+
+# ---------------------------------------------------------------- 批在前还是时间在前
+
+
+class Around(torch.nn.Module):
+    """LSTM 前后各种写法的小网络；``kind`` 见 forward。"""
+
+    def __init__(self, kind, **options):
+        super().__init__()
+        self.kind, self.pre = kind, torch.nn.Linear(INPUT, INPUT)
+        self.lstm = torch.nn.LSTM(INPUT, HIDDEN, **options)
+        self.conv = torch.nn.Conv1d(INPUT, INPUT, 3, padding=1)
+
+    def forward(self, x):
+        if self.kind == "layers":
+            return torch.sigmoid(self.lstm(torch.relu(self.pre(x)))[0])
+        if self.kind == "last":
+            return self.lstm(x)[1][0][-1]
+        if self.kind == "conv":  # 卷积要 (B, I, T)
+            x = self.conv(x)
+            return self.lstm(x.transpose(1, 2) if self.lstm.batch_first else x.permute(2, 0, 1))[0]
+        return self.lstm(x)[0]
+
+
+def exported(network, x, path, exporter):
+    from lstm_lib.formats import onnx_graph
+
+    return onnx.load(onnx_graph.export(network.eval(), (x,), path, exporter=exporter))
+
+
+def simplified(model, how, path):
+    import onnxsim
+    import onnxslim
+
+    if how == "onnxsim":
+        return onnxsim.simplify(model)[0]
+    return onnxslim.slim(str(path)) if how == "onnxslim" else model
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("kind", ["bare", "layers", "last", "conv"])
+@pytest.mark.parametrize("first", [False, True])
+def test_batch_first_is_recognised(tmp_path, exporter, kind, first):
+    cases = ((1, {}), (BATCH, {"bidirectional": True}), (1, {"num_layers": 2}))
+    for batch, options in cases if kind == "bare" or exporter == "torchscript" else cases[:1]:
+        network, path = Around(kind, batch_first=first, **options), tmp_path / "m.onnx"
+        shape = (batch, STEPS) if first else (STEPS, batch)
+        x = torch.rand(batch, INPUT, STEPS) if kind == "conv" else torch.rand(*shape, INPUT)
+        raw = exported(network, x, path, exporter)
+        for how in ("原样", "onnxsim", "onnxslim"):
+            model = simplified(raw, how, path)
+            nodes = [n for n in model.graph.node if n.op_type == "LSTM"]
+            assert len(nodes) == options.get("num_layers", 1)
+            for node in nodes:
+                lstm = LSTM.from_onnx(model, next(o for o in node.output if o))
+                assert lstm.config.batch_first == first, (how, options, lstm)
+                assert ("batch_first=True 认自图" in repr(lstm)) == first
+            if len(nodes) == 1:  # 三维的输入，数对得上
+                x = normal(batch, STEPS, INPUT) if first else normal(STEPS, batch, INPUT)
+                expected = LSTM.from_torch(network.lstm)(x)[0]
+                np.testing.assert_allclose(lstm(x)[0], expected, rtol=0, atol=1e-6)
+
+
+def transposed(before=(), after=(), lstm_outputs=("Y",), **attributes):
+    """x →（before 里的节点）→ LSTM →（after 里的节点）→ out；各节点是 (算子, 属性, 另外的常量)。"""
+    nodes, tensors, current = [], [*weights().items()], "x"
+    for k, (kind, options, *extra) in enumerate(before):
+        tensors += [(f"b{k}{j}", a) for j, a in enumerate(extra)]
+        nodes.append(
+            helper.make_node(kind, [current, *(f"b{k}{j}" for j in range(len(extra)))], [f"x{k}"], **options)
+        )
+        current = f"x{k}"
+    nodes.append(
+        helper.make_node("LSTM", [current, "W", "R", "B"], [*lstm_outputs], hidden_size=HIDDEN, **attributes)
+    )
+    current = next(o for o in lstm_outputs if o)
+    for k, (kind, options, *extra) in enumerate(after):
+        tensors += [(f"a{k}{j}", a) for j, a in enumerate(extra)]
+        nodes.append(
+            helper.make_node(kind, [current, *(f"a{k}{j}" for j in range(len(extra)))], [f"y{k}"], **options)
+        )
+        current = f"y{k}"
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None, INPUT])],
+        [helper.make_tensor_value_info(current, TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(a, n) for n, a in tensors],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+
+
+SWAP = ("Transpose", {"perm": [1, 0, 2]})
+SQUEEZE = ("Squeeze", {}, np.array([1]))
+
+
+@pytest.mark.parametrize(
+    ("graph", "first", "said"),
+    [
+        (transposed([SWAP], [SQUEEZE, SWAP]), True, "Transpose 节点 x0"),  # tf2onnx 写的 Keras
+        (transposed([SWAP, ("Identity", {}), ("Dropout", {}), ("Cast", {"to": 1})]), True, "认自图"),
+        (transposed([SWAP], [("Squeeze", {}, np.array([0]))], ("", "Y_h")), True, "认自图"),  # 只要末状态
+        (transposed([SWAP], [SQUEEZE]), True, "输出侧是时间在前"),
+        (transposed([], [SQUEEZE, SWAP]), False, "输出侧是批在前"),
+        (transposed([], [SQUEEZE]), False, ""),
+        (transposed([("Transpose", {"perm": [0, 1, 2]})], [SQUEEZE]), False, ""),
+        (transposed([("Transpose", {"perm": [2, 0, 1]})], [SQUEEZE, SWAP]), True, "认自图"),
+        (transposed([("Transpose", {"perm": [2, 0, 1]})], [SQUEEZE]), False, "不对就用 batch_first= 指定"),
+        (transposed([SWAP, ("Relu", {})], [SQUEEZE]), False, "不对就用 batch_first= 指定"),
+        (transposed([SWAP, ("Relu", {})], [SQUEEZE, SWAP]), True, "认自图"),
+        (transposed([], [("Transpose", {"perm": [2, 0, 1, 3]})]), False, "输出侧是批在前"),
+        (transposed(layout=1), True, "layout=1"),
+        (transposed([SWAP], layout=1), False, "layout=1"),
+    ],
+)  # fmt: skip
+def test_transposes_around_the_node(graph, first, said):
+    name = next(o for n in graph.graph.node if n.op_type == "LSTM" for o in n.output if o)
+    lstm = LSTM.from_onnx(graph, name)
+    assert lstm.config.batch_first == first
+    assert said in repr(lstm) and (said or not lstm.note)
+    assert lstm.astype("float64").note == lstm.note == lstm.with_parameters({}).note
+
+
+def test_the_caller_decides_batch_first():
+    graph = transposed([SWAP], [SQUEEZE, SWAP])
+    lstm = LSTM.from_onnx(graph, batch_first=False)
+    assert not lstm.config.batch_first
+    assert "batch_first=False 是调用者指定的，而照图认是 True" in repr(lstm)
+    lstm = LSTM.from_onnx(transposed([], [SQUEEZE]), batch_first=True)
+    assert lstm.config.batch_first and "调用者指定" in repr(lstm)
+    with pytest.raises(ValueError, match="batch_first 应为 True、False 或 None"):
+        LSTM.from_onnx(graph, batch_first="是")
 
 
 # ---------------------------------------------------------------- ncnn

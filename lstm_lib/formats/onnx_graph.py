@@ -1,6 +1,7 @@
 """ONNX 计算图：导出、化简、数算子、逐节点求值、折出图中的常量。格式依据：onnx.proto。"""
 
 import os
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import numpy as np
 import onnx
 
 from lstm_lib.book.tables import Code, Table
-from lstm_lib.formats import onnx_values
+from lstm_lib.formats import onnx_dynamic, onnx_values
 from lstm_lib.formats.onnx_scopes import Scope, bodies, captured, count_operators, node_label, scopes
 from lstm_lib.formats.quiet import quiet
 
@@ -83,31 +84,39 @@ def export(
 
     ``inputs`` 是示例输入的元组；``exporter`` 取 "torchscript"（``dynamo=False``）或 "dynamo"；
     ``dynamic`` 形如 ``{"x": {1: "T"}}``，列出长度可变的轴。dynamo 把权重写在同名的 .data 文件里。
+    声明可变的轴会换别的长度试跑，与 torch 比；不是真的可变时抛 ``ValueError``，什么文件也不留下。
     """
     import torch
 
     _check_exportable(module)
     if exporter not in ("torchscript", "dynamo"):
         raise ValueError(f"exporter 只能是 torchscript 或 dynamo，不能是 {exporter!r}")
-    dynamic = dynamic or {}
+    path, inputs, dynamic = Path(path), tuple(inputs), dynamic or {}
+    unknown = [name for name in dynamic if name not in (*input_names, *output_names)]
+    if unknown:
+        raise ValueError(
+            f"dynamic 里的 {'、'.join(unknown)} 不是输入或输出的名字；有的是：{'、'.join((*input_names, *output_names))}"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"找不到要写进去的文件夹：{path.parent}")
     names = {"input_names": list(input_names), "output_names": list(output_names)}
-    extra: dict[str, Any]
-    if exporter == "dynamo":
-        axes = {axis: torch.export.Dim(axis) for sizes in dynamic.values() for axis in sizes.values()}
-        shapes = tuple({k: axes[v] for k, v in dynamic.get(name, {}).items()} or None for name in input_names)
-        extra = {"dynamo": True, "verbose": False, "dynamic_shapes": shapes if dynamic else None}
-    else:
-        extra = {"dynamo": False, "dynamic_axes": dynamic or None}
-    # torch 2.13 为可变长度临时换上另一种 LSTM 分解，却忘了清派发缓存：先导出过一次，轴就会悄悄变回固定的
-    cache = getattr(torch.ops.aten.lstm.input, "_dispatch_cache", {})
-    cache.clear()
-    try:
+    # 在旁边的临时文件夹里写好、试过，再挪过去：.data 的名字记在 .onnx 里，所以文件名不变
+    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder:
+        made = Path(folder) / path.name
         with quiet():
-            torch.onnx.export(module.eval(), tuple(inputs), str(path), **names, **extra)
-    finally:
-        cache.clear()
-    _check_axes(path, dynamic)
-    return Path(path)
+            if exporter == "dynamo":
+                shapes = _dynamic_shapes(inputs, input_names, dynamic) if dynamic else None
+                onnx_dynamic.dynamo_export(module.eval(), inputs, made, names, shapes)
+            else:
+                axes = {"dynamic_axes": dynamic or None}
+                torch.onnx.export(module.eval(), inputs, str(made), dynamo=False, **names, **axes)
+        if dynamic:
+            onnx_dynamic.rename_axes(made, dynamic)
+            _check_axes(made, path, dynamic, exporter)
+            onnx_dynamic.check(made, str(path), module, inputs, input_names, dynamic, exporter)
+        for file in sorted(Path(folder).iterdir(), key=lambda f: f == made):  # .onnx 最后出现
+            os.replace(file, path.with_name(file.name))
+    return path
 
 
 def _check_exportable(module: Any) -> None:
@@ -121,54 +130,125 @@ def _check_exportable(module: Any) -> None:
             )
 
 
-def _check_axes(path: str | os.PathLike, dynamic: Mapping[str, Mapping[int, str]]) -> None:
+def _dynamic_shapes(
+    inputs: Sequence[Any], names: Sequence[str], dynamic: Mapping[str, Mapping[int, str]]
+) -> tuple[Any, ...]:
+    """与 ``inputs`` 对应的 ``{轴: Dim}``；轴的名字随便什么文字都行，Dim 用自己的编号。"""
+    import torch
+
+    titles = dict.fromkeys(title for axes in dynamic.values() for title in axes.values())
+    dims = {title: torch.export.Dim(f"axis_{k}") for k, title in enumerate(titles)}
+    shapes: list[Any] = []
+    for k, value in enumerate(inputs):
+        wanted = dynamic.get(names[k], {}) if k < len(names) else {}
+        shapes.append({axis % value.dim(): dims[title] for axis, title in wanted.items()} or None)
+    return tuple(shapes)
+
+
+def _check_axes(made: Path, path: Path, dynamic: Mapping[str, Mapping[int, str]], exporter: str) -> None:
     """导出器有时不听话：要求可变的输入轴必须真的可变，输出轴补上名字。"""
-    model = onnx.load(path, load_external_data=False)
+    model = onnx.load(made, load_external_data=False)
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in dynamic.get(value.name, {}).items():
             dim = value.type.tensor_type.shape.dim[axis]
             if dim.dim_param == name:
                 continue
             if value in model.graph.input:
+                other = "torchscript" if exporter == "dynamo" else "dynamo"
                 raise ValueError(
-                    f"{path}：要求 {value.name} 的第 {axis} 轴可变，导出的图里却固定成了 {dim.dim_value}"
+                    f"{path}：要求 {value.name} 的第 {axis} 轴（{name}）可变，导出的图里却固定成了 {dim.dim_value}："
+                    f'{exporter} 导出器没有听。请改用 exporter="{other}"，或从 dynamic 里去掉这一轴；没有写文件'
                 )
             dim.dim_param = name
-            onnx.save(model, path)
+            onnx.save(model, made)
 
 
 def simplify(model_or_path: Model, path: str | os.PathLike | None = None, **options: Any) -> onnx.ModelProto:
-    """用 onnxsim 化简，在一组随机输入上比过化简前后的输出；给了 ``path`` 就写成文件。
+    """用 onnxsim 化简，在随机输入上比过化简前后的输出；给了 ``path`` 就写成文件。
 
     ``options`` 原样交给 ``onnxsim.simplify``，但 ``check_n`` 在这里默认为 1：它自己的默认是 0，什么也不比就说一致。
-    可变的轴换成一个小的长度来比。输出不同时报 ``ValueError``。
+    可变的轴换成两组不同的长度来比；图不收这些长度时用 ``test_input_shapes={输入: 形状}`` 自己给。
+    输出不同、onnxsim 处理不了时报 ``ValueError``。
     """
     import onnxsim
 
+    where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
     source = load_model(model_or_path)
-    fixed = options.get("overwrite_input_shapes") or {}
-    options = {"check_n": 1, "test_input_shapes": _trial_shapes(source, fixed)} | options
-    with quiet():
-        model, same = onnxsim.simplify(source, **options)
+    if not all(value.type.tensor_type.HasField("shape") for value in source.graph.output):
+        source = onnx.shape_inference.infer_shapes(source)  # onnxsim 不收没有写形状的输出
+    options = {"check_n": 1} | options
+    given = options.pop("test_input_shapes", None)
+    choices = (
+        [given] if given else onnx_dynamic.trial_shapes(source, options.get("overwrite_input_shapes") or {})
+    )
+    failures: list[Exception] = []
+    for shapes in choices:
+        try:
+            with quiet():
+                model, same = onnxsim.simplify(source, test_input_shapes=shapes, **options)
+                same = same and _same_elsewhere(source, model, shapes, options)
+            break
+        except Exception as error:  # 试算的长度图不收，或 onnxsim 自己处理不了
+            failures.append(error)
+    else:
+        raise _not_simplified(source, where, choices, failures[-1], options) from failures[-1]
     if not same:
-        raise ValueError("onnxsim 化简前后的输出不一致，不要用这个结果")
+        raise ValueError(f"{where}：onnxsim 化简前后的输出不一致，不要用这个结果")
     if path is not None:
         onnx.save(model, path)
     return model
 
 
-def _trial_shapes(model: onnx.ModelProto, fixed: Mapping[str, Any]) -> dict[str, list[int]]:
-    """有可变的轴、又不在 ``fixed`` 里的输入，各给一个试算用的形状；同名的轴同长，不同名的不同长。"""
-    sizes: dict[str, int] = {}
-    shapes: dict[str, list[int]] = {}
-    known = axes(model)
-    for value in model.graph.input:
-        shape = known[value.name]
-        if value.name not in fixed and not all(isinstance(size, int) for size in shape):
-            shapes[value.name] = [
-                size if isinstance(size, int) else sizes.setdefault(size, 3 + len(sizes)) for size in shape
-            ]
-    return shapes
+def _not_simplified(
+    source: onnx.ModelProto, where: str, choices: Sequence[Any], error: Exception, options: Mapping[str, Any]
+) -> ValueError:
+    """没能化简时说清楚：是 onnxsim 自己处理不了，还是试算的长度图不收。"""
+    import onnxsim
+
+    try:
+        with quiet():
+            onnxsim.simplify(source, **{**options, "check_n": 0})
+    except Exception as own:
+        return ValueError(
+            f"{where}：onnxsim 处理不了这张图（{onnx_dynamic.first_line(own)[:200]}）。换 test_input_shapes 也不行；"
+            "形状没有写全的，用 overwrite_input_shapes 给全，否则请用原图，不要化简"
+        )
+    known = axes(source)
+    free = "；".join(f"{name} {known[name]}" for name in choices[0] or ())
+    tried = "、".join(str(shapes) for shapes in choices)
+    return ValueError(
+        f"{where}：化简了，但没法核对（{onnx_dynamic.first_line(error)[:200]}）。"
+        + (f"可变的轴（{free}）试了 {tried} 都不行：" if free else "")
+        + "请用 test_input_shapes={输入名: 形状} 给出图收得下的形状；onnxruntime 本来就跑不了这张图的，"
+        "用 check_n=0 放弃核对"
+    )
+
+
+def _same_elsewhere(
+    source: onnx.ModelProto, model: onnx.ModelProto, shapes: Mapping[str, Any], options: Mapping[str, Any]
+) -> bool:
+    """换一组长度再比一次：只比一种，看不出写死在图里的长度。原图自己收不下的长度不算。"""
+    from onnxsim import model_checking
+
+    others = onnx_dynamic.other_lengths(model, shapes)
+    if not options["check_n"] or not others or options.get("input_data") is not None:
+        return True
+    keep = {
+        "custom_lib": "custom_lib",
+        "check_rtol": "rtol",
+        "check_atol": "atol",
+        "input_fill": "input_fill",
+    }
+    how = {keep[name]: value for name, value in options.items() if name in keep}
+    how |= {"n_times": options["check_n"], "input_shapes": {**shapes, **others}, "verbose": False}
+    try:
+        return bool(model_checking.compare(model, source, **how))
+    except Exception:
+        try:
+            model_checking.compare(source, source, **how)
+        except Exception:  # 原图也不收：这个长度本来就不该试
+            return True
+        return False
 
 
 def operator_counts(model_or_path: Model) -> dict[str, int]:

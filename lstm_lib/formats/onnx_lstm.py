@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 
-from lstm_lib.formats import onnx_graph, onnx_scopes, onnx_stacks, onnx_without_lstm, stacks
+from lstm_lib.formats import onnx_axes, onnx_graph, onnx_scopes, onnx_stacks, onnx_without_lstm, stacks
 from lstm_lib.formats.onnx_rules import Known, Unknown, Value
 from lstm_lib.formats.onnx_values import Values
 from lstm_lib.lstm import LSTM, layouts
@@ -253,29 +253,40 @@ def _optional_inputs(lstm: OnnxLSTM, given: Mapping[str, Known | None], where: s
 _OPTIONAL = ("sequence_lens", "initial_h", "initial_c")
 
 
-def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: stacks.Names = None) -> AnyLSTM:
+def load_lstm(
+    cls: type[AnyLSTM],
+    model_or_path: onnx_graph.Model,
+    name: stacks.Names = None,
+    batch_first: bool | None = None,
+) -> AnyLSTM:
     """ONNX 的 LSTM 节点 → LSTM；规格见 ONNX 算子文档 LSTM（opset 1–22）。
 
     不给 ``name`` 而几个节点首尾直接相接，就读成一个多层的 LSTM；``name`` 也可以是一叠的几个名字，自下而上。
-    layout=1 对应 batch_first。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值，
+    ``batch_first`` 缺省照图认（``onnx_axes``：layout=1，或 LSTM 前后换轴的 Transpose），认的根据写在 repr 里；
+    给 True、False 就照给的。方向、缺 B、P（窥视孔）、clip 都照算，常量的初态与 sequence_lens 成为缺省值，
     不是常量的，调用时必须给 ``state``、``lengths``；
     别的激活函数、input_forget 以及任何不认识的属性抛 ``ValueError``。
     """
     name, *above = onnx_stacks.chain(model_or_path, name)
     if above:
-        layers = [load_lstm(cls, model_or_path, each) for each in (name, *above)]
+        # 批与时间谁在前由整叠的两头定：最下面一层看得见 X 的来路，也看得穿上面各层
+        first = load_lstm(cls, model_or_path, name, batch_first)
+        rest = (load_lstm(cls, model_or_path, each, first.config.batch_first) for each in above)
+        layers = [first, *rest]
         where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
         return stacks.stack(layers, where)
     node = read_lstm(model_or_path, name)
     clip = _onnx_clip(node)
     if node.layout not in (0, 1):
         raise ValueError(f"LSTM 节点 {node.name} 的属性 layout={node.layout} 不认识，应为 0 或 1")
+    model = onnx_graph.load_model(model_or_path)
+    first, note = onnx_axes.batch_first(model, node.outputs, node.layout, batch_first)
     config = layouts.LSTMConfig(
         node.W.shape[2],
         node.hidden_size,
         direction=node.direction,
         bias=node.B is not None,
-        batch_first=node.layout == 1,
+        batch_first=first,
         dtype="float64" if node.W.dtype == np.float64 else "float32",
     )
     parameters = {}
@@ -295,6 +306,7 @@ def load_lstm(cls: type[AnyLSTM], model_or_path: onnx_graph.Model, name: stacks.
         clip=clip,
         initial_state=_onnx_state(node),
         lengths=_onnx_lengths(node),
+        note=note,
     )
 
 

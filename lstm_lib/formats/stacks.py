@@ -39,7 +39,12 @@ def stack(layers: Sequence[AnyLSTM], title: str) -> AnyLSTM:
         value = layers[int(number)].parameters.get(f"{kind}_l0{end}")
         parameters[name] = np.zeros(shape) if value is None else value  # 没有偏置的那层，偏置是零
     return type(first)(
-        config, parameters, clip=first.clip, initial_state=_stack_states(layers, title), lengths=first.lengths
+        config,
+        parameters,
+        clip=first.clip,
+        initial_state=_stack_states(layers, title),
+        lengths=first.lengths,
+        note=first.note,
     )
 
 

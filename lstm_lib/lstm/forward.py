@@ -72,10 +72,11 @@ class LSTM:
         clip: float | None = None,
         initial_state: State | str | None = None,
         lengths: ArrayLike | None = None,
+        note: str = "",
     ) -> None:
-        """``parameters`` 的名字与形状见 ``config.shapes()``。
+        """``parameters`` 的名字与形状见 ``config.shapes()``；``note`` 是写在 repr 里的一句话（从文件读来时的根据）。
 
-        后四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
+        其余四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
         initial_state（可以没有 B 那一维）与 lengths 是没有另给时的初态与长度；是文字的，调用者必须给，文字说明原因。
         """
         self.config, dtype = config, np.dtype(config.dtype)
@@ -91,14 +92,14 @@ class LSTM:
             array.flags.writeable = False  # 改参数请用 with_parameters：下面的打包副本要跟着变
             self.parameters[name] = array
         self.peepholes = None if peepholes is None else np.array(peepholes, dtype=dtype)
-        self.clip, self.initial_state, self.lengths = clip, initial_state, lengths
+        self.clip, self.initial_state, self.lengths, self.note = clip, initial_state, lengths, note
         self._packed = [
             [_Packed.make(self, f"_l{layer}{suffix}") for suffix in config.suffixes]
             for layer in range(config.num_layers)
         ]
 
     def __repr__(self) -> str:
-        return f"LSTM({self.config})"
+        return f"LSTM({self.config}{self.note and '；' + self.note})"
 
     # ------------------------------------------------------------ 权重从哪里来
 
@@ -146,7 +147,7 @@ class LSTM:
         return type(self)(config, self.parameters, **self._options())
 
     def _options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in conventions.OPTIONS}
+        return {name: getattr(self, name) for name in (*conventions.OPTIONS, "note")}
 
     # ------------------------------------------------------------ 前向
 
