@@ -17,7 +17,8 @@ from conftest import ROOT
 CORE = """
 import numpy as np
 from lstm_lib import LSTM
-from lstm_lib.lstm import gate_check, layouts
+from lstm_lib.formats import gate_check
+from lstm_lib.lstm import layouts
 from lstm_lib.lstm.backward import backward
 
 config = layouts.LSTMConfig(6, 5, 2, "bidirectional")

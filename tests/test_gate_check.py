@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from lstm_lib import LSTM
-from lstm_lib.lstm import gate_check, layouts, sigmoid
-from lstm_lib.lstm.gate_check import ARRAYS, GATE_VALUES, check_gate_order, culprit
+from lstm_lib.formats import gate_check
+from lstm_lib.formats.gate_check import ARRAYS, GATE_VALUES, check_gate_order, culprit
+from lstm_lib.lstm import layouts, sigmoid
 from lstm_lib.lstm.layouts import GATE_NAMES
 
 ORDERS = ["".join(order) for order in permutations("ifgo")]

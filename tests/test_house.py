@@ -106,15 +106,14 @@ def test_lstm_needs_numpy_alone_and_stays_short():
         if room(name) != "lstm":
             continue
         text = path.read_text(encoding="utf-8")
-        if name != "lstm_lib.lstm.gate_check":  # 检查别人的工具，不是 LSTM 本身
-            lines += len(text.splitlines())
+        lines += len(text.splitlines())
         for node in ast.walk(ast.parse(text)):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module]
             outside = {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"numpy", "lstm_lib"}
             assert not outside, f"{name} 用到了 {outside}"
-    assert lines <= 1000, f"lstm/ 有 {lines} 行（不算 gate_check），一眼读不完了"
+    assert lines <= 1100, f"lstm/ 有 {lines} 行，一眼读不完了"
 
 
 def test_notebooks_import_no_private_names():

@@ -270,9 +270,9 @@ def load_lstm(
     name, *above = onnx_stacks.chain(model_or_path, name)
     if above:
         # 批与时间谁在前由整叠的两头定：最下面一层看得见 X 的来路，也看得穿上面各层
-        first = load_lstm(cls, model_or_path, name, batch_first)
-        rest = (load_lstm(cls, model_or_path, each, first.config.batch_first) for each in above)
-        layers = [first, *rest]
+        lowest = load_lstm(cls, model_or_path, name, batch_first)
+        rest = (load_lstm(cls, model_or_path, each, lowest.config.batch_first) for each in above)
+        layers = [lowest, *rest]
         where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
         return stacks.stack(layers, where)
     node = read_lstm(model_or_path, name)
