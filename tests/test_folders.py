@@ -22,8 +22,9 @@ def tone(path, seconds=0.2, rate=16000, channels=1, seed=0):
     return path
 
 
-def tree(root, names):
-    for number, name in enumerate(names):
+def tree(root, names, first_seed=0):
+    """几个各不相同的文件；不同的角色给不同的 ``first_seed``，否则就成了同样的声音。"""
+    for number, name in enumerate(names, first_seed):
         tone(Path(root) / name, seed=number)
     return Path(root)
 
@@ -33,7 +34,7 @@ def speech_tree(root):
 
 
 def noise_tree(root):
-    return tree(root, [f"n{i}.wav" for i in range(4)])
+    return tree(root, [f"n{i}.wav" for i in range(4)], first_seed=1000)
 
 
 def all_paths(corpus, name):

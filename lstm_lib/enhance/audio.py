@@ -13,7 +13,7 @@ import soundfile
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_lib.files import atomic_path
+from lstm_lib.files import atomic_path, c_path
 from lstm_lib.waves import SAMPLE_RATE, as_wave
 
 N_FFT = 512
@@ -175,7 +175,7 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     with atomic_path(path) as temporary:
         try:
             soundfile.write(
-                temporary, wave, sample_rate, subtype=subtype or SUBTYPES.get(path.suffix.lower())
+                c_path(temporary), wave, sample_rate, subtype=subtype or SUBTYPES.get(path.suffix.lower())
             )
         except soundfile.LibsndfileError as error:
             raise AudioError(

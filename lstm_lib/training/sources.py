@@ -13,7 +13,8 @@ import numpy as np
 from lstm_lib.files import atomic_path
 from lstm_lib.training import folders, known
 from lstm_lib.training.dataset import Corpus, FileTable
-from lstm_lib.training.folders import DataError
+from lstm_lib.training.folders import Bad, DataError
+from lstm_lib.training.overlap import listed, same_sound
 
 
 @dataclass
@@ -65,11 +66,12 @@ def gather(sources: Sources, previous: dict | None = None) -> Gathered:
         raise DataError("没有给训练数据：请给 --speech 与 --noise，或 --paired，或 --data。")
     bad, train, valid = [], {}, {}
     held = {side: dict(groups) for side, groups in previous.items()}
-    for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
-        files = _scan(kind, roots, sources, bad) if roots else []
-        train[kind], valid[kind] = _split(kind, files, sources, held, report)
-    pairs = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
-    train["pairs"], valid["pairs"] = _split("pairs", pairs, sources, held, report)
+    roots_of = {"speech": speech_roots, "noise": noise_roots}
+    found = {kind: _scan(kind, roots, sources, bad) if roots else [] for kind, roots in roots_of.items()}
+    found["pairs"] = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
+    _refuse_two_roles(found)
+    for kind, items in found.items():
+        train[kind], valid[kind] = _split(kind, items, sources, held, report)
     if sources.valid:
         fixed = scan_pairs(*sources.valid, sources, bad)
         report.append(f"验证：成对的 {len(fixed)} 对，来自 {sources.valid[0]}")
@@ -82,7 +84,10 @@ def valid_pair(given) -> tuple[Path, Path]:
     """--valid 的一个或两个文件夹 → 成对的（纯净、带噪）。"""
     if len(given) == 2:
         return Path(given[0]), Path(given[1])
-    root = Path(given[0])
+    root = folders.existing_folder(given[0])
+    inner = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not (root / "clean").is_dir() and len(inner) == 1:  # 解压时多套了一层
+        root = inner[0]
     pairs = [p for found in known.recognise(root) for p in found.pairs("test")] if root.is_dir() else []
     pairs += (
         [(root / "clean", root / "noisy")] if (root / "clean").is_dir() and (root / "noisy").is_dir() else []
@@ -99,13 +104,13 @@ def _resolve(sources, report):
     """认得的布局换成其中该用的子文件夹；不认得的原样用。"""
     speech, noise, pairs = [], [], [tuple(map(Path, p)) for p in sources.paired]
     for role, roots, target in (("speech", sources.speech, speech), ("noise", sources.noise, noise)):
-        for root in map(Path, roots):
-            found = [f for f in known.recognise(root) if f.folders(role)] if root.is_dir() else []
+        for root in map(folders.existing_folder, roots):
+            found = [f for f in known.recognise(root) if f.folders(role)]
             for each in found:
                 report.append(f"{root} 认作 {each.layout.name}：{each.layout.note}")
             target += [folder for each in found for folder in each.folders(role)] or [root]
-    for root in map(Path, sources.data):
-        found = known.recognise(root) if root.is_dir() else []
+    for root in map(folders.existing_folder, sources.data):
+        found = known.recognise(root)
         if not found:
             names = "、".join(layout.name for layout in known.LAYOUTS)
             raise DataError(
@@ -137,18 +142,36 @@ KINDS = {"speech": "语音", "noise": "噪声", "pairs": "成对数据"}
 def _scan(kind, roots, sources, bad):
     pattern = sources.speaker if kind == "speech" else None
     good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
-    folders.check_bad(unusable, len(good), sources.max_bad, f"{KINDS[kind]}（{'、'.join(map(str, roots))}）")
+    what = f"{KINDS[kind]}（{'、'.join(map(str, roots))}）"
+    folders.check_bad(unusable, len(good), sources.max_bad, what, roots)
     bad += unusable
     return good
 
 
 def scan_pairs(clean_root, noisy_root, sources, bad):
-    """扫描两个文件夹并配对；不能用的添进 ``bad``，太多就抛 :class:`DataError`。"""
+    """扫描两个文件夹并配对；不能用的添进 ``bad``，太多就抛 :class:`DataError`。
+
+    两个文件夹是同一个时拒绝；带噪的与纯净的内容完全相同的，算不能用。
+    """
+    clean_root, noisy_root = folders.existing_folder(clean_root), folders.existing_folder(noisy_root)
+    if clean_root.samefile(noisy_root):
+        raise DataError(
+            f"纯净 {clean_root} 与带噪 {noisy_root} 是同一个文件夹；请分别给出纯净与带噪的文件夹。"
+        )
     clean, bad_clean = folders.scan([clean_root], sources.speaker)
     noisy, bad_noisy = folders.scan([noisy_root], sources.speaker)
-    pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root)
-    unusable = bad_clean + bad_noisy + unmatched
-    folders.check_bad(unusable, 2 * len(pairs), sources.max_bad, f"成对数据（{clean_root} 与 {noisy_root}）")
+    pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root, (bad_clean, bad_noisy))
+    same = same_sound([p.clean for p in pairs], [p.noisy for p in pairs])
+    if same and len(same) == len(pairs):
+        raise DataError(
+            f"纯净 {clean_root} 与带噪 {noisy_root} 里是同样的声音：{listed(same)}；"
+            "请检查两个文件夹有没有给错，带噪的应当有噪声。"
+        )
+    reasons = {other.path: f"与纯净的 {one.path} 是同样的声音，没有噪声" for one, other in same}
+    pairs = [p for p in pairs if p.noisy.path not in reasons]
+    unusable = bad_clean + bad_noisy + unmatched + [Bad(*item) for item in reasons.items()]
+    what = f"成对数据（{clean_root} 与 {noisy_root}）"
+    folders.check_bad(unusable, 2 * len(pairs), sources.max_bad, what, (clean_root, noisy_root))
     bad += unusable
     return pairs
 
@@ -175,6 +198,7 @@ def _split(kind, items, sources, held, report):
     _remember(held, kind, durations.keys() - chosen, chosen)
     train = [i for i, f in zip(items, files, strict=True) if f.group not in chosen]
     valid = [i for i, f in zip(items, files, strict=True) if f.group in chosen]
+    train, valid = _without_copies(name, kind, train, valid, report)
     counts = f"训练 {len(train)} 个、验证 {len(valid)} 个"
     report.append(f"{name}：{len(items)} 个文件，{total}，{len(durations)} 个{unit}；{counts}")
     if kind != "noise" and all(f.group == f.path for f in files):
@@ -196,12 +220,37 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} 小时" if seconds >= 3600 else f"{seconds / 60:.1f} 分钟"
 
 
+def _without_copies(name, kind, train, valid, report):
+    """同一段声音换个名字落在两边，验证的得分就偏高：验证里的那一份不要。"""
+    plain = (lambda p: p.clean) if kind == "pairs" else (lambda f: f)
+    same = same_sound([plain(i) for i in train], [plain(i) for i in valid])
+    if not same:
+        return train, valid
+    copies = {other.path for _, other in same}
+    rest = [i for i in valid if plain(i).path not in copies]
+    fate = "不放进验证" if rest else "验证里只有这些，得分会偏高"
+    report.append(f"注意：{name}的验证里有{listed(same)}与训练的是同样的声音，{fate}；请去掉重复的文件")
+    return train, rest or valid
+
+
+def _refuse_two_roles(found):
+    """同样的声音不能既是要留下的，又是要去掉的。"""
+    clean, noisy = [p.clean for p in found["pairs"]], [p.noisy for p in found["pairs"]]
+    for one, one_role, other, other_role, advice in (
+        (found["speech"], "语音", found["noise"], "噪声", "--speech 与 --noise"),
+        (clean, "纯净", found["noise"], "噪声", "--paired 与 --noise"),
+        (found["speech"], "语音", noisy, "带噪", "--speech 与 --paired"),
+    ):
+        same = same_sound(one, other)
+        if same:
+            raise DataError(f"{listed(same)}既当{one_role}又当{other_role}；请把 {advice} 分开。")
+
+
 def _refuse_overlap(fixed, train):
-    used = {f.path for f in (*train["speech"], *train["noise"])}
-    used |= {f.path for p in train["pairs"] for f in (p.clean, p.noisy)}
-    both = [f.path for p in fixed for f in (p.clean, p.noisy) if f.path in used]
-    if both:
-        raise DataError(f"{both[0]} 等 {len(both)} 个文件既在训练里又在 --valid 里；请把两者分开。")
+    used = [*train["speech"], *train["noise"], *(f for p in train["pairs"] for f in (p.clean, p.noisy))]
+    same = same_sound(used, [f for p in fixed for f in (p.clean, p.noisy)])
+    if same:
+        raise DataError(f"{listed(same)}既在训练里又在 --valid 里；请把两者分开。")
 
 
 def _corpus(parts):
