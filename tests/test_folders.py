@@ -30,7 +30,7 @@ def tree(root, names, first_seed=0):
 
 
 def speech_tree(root):
-    return tree(root, [f"spk{s}/u{u}.wav" for s in range(4) for u in range(2)])
+    return tree(root, [f"spk{s}/u{u}.wav" for s in range(4) for u in range(2)], first_seed=2000)
 
 
 def noise_tree(root):

@@ -198,7 +198,13 @@ def _split(kind, items, sources, held, report):
     _remember(held, kind, durations.keys() - chosen, chosen)
     train = [i for i, f in zip(items, files, strict=True) if f.group not in chosen]
     valid = [i for i, f in zip(items, files, strict=True) if f.group in chosen]
-    train, valid = _without_copies(name, kind, train, valid, report)
+    plain = [[i.clean if kind == "pairs" else i for i in side] for side in (train, valid)]
+    same = same_sound(*plain)
+    if same:
+        report.append(
+            f"注意：{name}的验证里有{listed(same)}与训练的是同样的声音，得分会偏高；请去掉重复的文件，"
+            "或让它们的名字认得出是同一个来源"
+        )
     counts = f"训练 {len(train)} 个、验证 {len(valid)} 个"
     report.append(f"{name}：{len(items)} 个文件，{total}，{len(durations)} 个{unit}；{counts}")
     if kind != "noise" and all(f.group == f.path for f in files):
@@ -218,19 +224,6 @@ def _remember(held, kind, train, valid):
 
 def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} 小时" if seconds >= 3600 else f"{seconds / 60:.1f} 分钟"
-
-
-def _without_copies(name, kind, train, valid, report):
-    """同一段声音换个名字落在两边，验证的得分就偏高：验证里的那一份不要。"""
-    plain = (lambda p: p.clean) if kind == "pairs" else (lambda f: f)
-    same = same_sound([plain(i) for i in train], [plain(i) for i in valid])
-    if not same:
-        return train, valid
-    copies = {other.path for _, other in same}
-    rest = [i for i in valid if plain(i).path not in copies]
-    fate = "不放进验证" if rest else "验证里只有这些，得分会偏高"
-    report.append(f"注意：{name}的验证里有{listed(same)}与训练的是同样的声音，{fate}；请去掉重复的文件")
-    return train, rest or valid
 
 
 def _refuse_two_roles(found):
