@@ -1,5 +1,6 @@
 """把训练好的网络交给别的引擎：ONNX、ncnn、本书的二进制文件；先与 torch 对过，再让文件出现。"""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -23,12 +24,13 @@ class ExportError(ValueError):
     """导出的结果与 torch 不符，参数不合，或写不了；前两种时什么文件也没有写。"""
 
 
-def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False):
+def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False, origin=None):
     """导出并核对，返回（写出的文件, 最大差）。
 
     ``to`` 是 onnx、ncnn 或 bin。``out`` 可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm。
     ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。
-    核对不上、参数不合、要写的名字已是文件夹或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
+    ``origin``：网络是从这个检查点读来的，不能盖掉它。
+    核对不上、参数不合、要写的名字已是文件夹、检查点或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
     """
     network = network.eval()
     out = Path(out)
@@ -42,7 +44,7 @@ def export(network: IRMNetwork, to: str, out, streaming: bool = False, fp16: boo
         made, engine = WRITERS[to](network, Path(folder), streaming, fp16)
         worst = verify(network, engine, streaming, TOLERANCE_FP16 if fp16 else TOLERANCE)
         targets = [_target(out, to, source.name) for source in made]
-        _check_targets(targets, to)
+        _check_targets(targets, to, origin)
         for source, target in zip(made, targets, strict=True):
             try:
                 with atomic_path(target) as temporary:
@@ -60,8 +62,12 @@ def _target(out: Path, to: str, name: str) -> Path:
     return stem.with_name(stem.name + name.removeprefix("model"))
 
 
-def _check_targets(targets, to: str) -> None:
+def _check_targets(targets, to: str, origin) -> None:
     for target in targets:
+        if origin and target.exists() and os.path.exists(origin) and target.samefile(origin):
+            raise ExportError(
+                f"{target} 就是要导出的检查点 {origin}，写了会毁掉它；请换一个文件名。没有写文件。"
+            )
         if target.is_dir():
             raise ExportError(f"{target} 是一个已有的文件夹；请换一个文件名。没有写文件。")
         param = target.with_suffix(".param")

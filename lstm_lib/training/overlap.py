@@ -24,8 +24,8 @@ def same_sound(first: list[AudioFile], second: list[AudioFile]) -> list[tuple[Au
 
     每个文件至多一次，按 ``second`` 的次序。读不了的文件不算相同：它们另有去处。
     """
-    known = {_identity(f.path): f for f in first}
-    found = {f.path: known[i] for f in second if (i := _identity(f.path)) in known}
+    known = {_identity(f): f for f in first}
+    found = {f.path: known[i] for f in second if (i := _identity(f)) in known}
     rest = [f for f in second if f.path not in found]
     lengths = {_length(f) for f in first} & {_length(f) for f in rest}
     mine, others = ([f for f in files if _length(f) in lengths] for files in (first, rest))
@@ -45,6 +45,18 @@ def same_sound(first: list[AudioFile], second: list[AudioFile]) -> list[tuple[Au
     return [(found[f.path], f) for f in second if f.path in found]
 
 
+def same_partners(pairs: list[tuple[AudioFile, AudioFile]]) -> list[tuple[AudioFile, AudioFile]]:
+    """一对对里，两个是同一个文件或内容逐样点相同的那些。"""
+    found = [p for p in pairs if _identity(p[0]) == _identity(p[1])]
+    known = {one.path for one, _ in found}
+    rest = [p for p in pairs if p[0].path not in known and _length(p[0]) == _length(p[1])]
+    with ThreadPoolExecutor(8) as pool:
+        for key in (_probe, _whole):
+            values = pool.map(lambda p, k=key: (k(p[0]), k(p[1])), rest)
+            rest = [p for p, (a, b) in zip(rest, values, strict=True) if a is not None and a == b]
+    return found + rest
+
+
 def listed(pairs) -> str:
     """几对相同的文件写成一句：个数与前几个的名字。"""
     shown = "；".join(
@@ -53,11 +65,11 @@ def listed(pairs) -> str:
     return f"{len(pairs)} 个文件（{shown}{'……' if len(pairs) > NAMED else ''}）"
 
 
-def _identity(path):
+def _identity(file: AudioFile):
     try:
-        status = os.stat(path)
+        status = os.stat(file.path)
     except OSError:
-        return path
+        return file.path
     return (status.st_dev, status.st_ino)
 
 

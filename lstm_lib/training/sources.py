@@ -13,8 +13,10 @@ import numpy as np
 from lstm_lib.files import atomic_path
 from lstm_lib.training import folders, known
 from lstm_lib.training.dataset import Corpus, FileTable
-from lstm_lib.training.folders import Bad, DataError
-from lstm_lib.training.overlap import listed, same_sound
+from lstm_lib.training.folders import AudioFile, Bad, DataError
+from lstm_lib.training.overlap import listed, same_partners, same_sound
+
+INDEX = "index.npz"  # 训练的输出文件夹里，用了哪些文件的清单
 
 
 @dataclass
@@ -161,7 +163,7 @@ def scan_pairs(clean_root, noisy_root, sources, bad):
     clean, bad_clean = folders.scan([clean_root], sources.speaker)
     noisy, bad_noisy = folders.scan([noisy_root], sources.speaker)
     pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root, (bad_clean, bad_noisy))
-    same = same_sound([p.clean for p in pairs], [p.noisy for p in pairs])
+    same = same_partners([(p.clean, p.noisy) for p in pairs])
     if same and len(same) == len(pairs):
         raise DataError(
             f"纯净 {clean_root} 与带噪 {noisy_root} 里是同样的声音：{listed(same)}；"
@@ -263,6 +265,19 @@ def load_index(path) -> tuple[Corpus, Corpus]:
     """读回 :func:`save_index` 写下的（训练, 验证）。"""
     with np.load(path, allow_pickle=False) as arrays:
         return Corpus.from_arrays(arrays, "train"), Corpus.from_arrays(arrays, "valid")
+
+
+def trained_on(model) -> list[AudioFile]:
+    """检查点 ``model``（文件，或训练的输出文件夹）旁边的清单里训练用的声音；没有或读不了清单就是空的。"""
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    try:
+        corpus, _ = load_index(folder / INDEX)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return []
+    tables = corpus.speech, corpus.noise, corpus.clean, corpus.noisy
+    return [
+        AudioFile(t.path(i), int(t.frames[i]), int(t.rates[i]), "") for t in tables for i in range(len(t))
+    ]
 
 
 def shared_index(world, path, expected: str) -> tuple[Corpus, Corpus]:
