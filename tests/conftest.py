@@ -74,6 +74,7 @@ SLOW = {
         "test_bin_and_ncnn_share_a_folder": 2,
         "test_exports_agree_with_torch": 2,
         "test_streaming_export_carries_the_state": 1,
+        "test_names_that_are_not_utf8_anywhere": 12,
     },
     "test_onnx_graph.py": {
         "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,

@@ -157,9 +157,9 @@ def _why_missing(root: Path) -> str:
             return f"：{parent} 里有一个 {other}，名字的编码乱了，按 GBK 读正是它；请先改名，再给出新的名字。"
         if other.casefold() == name.casefold() and other != name:
             return f"：{parent} 里有的是 {other}，大小写不同；请照那样写。"
-    folders = [parent / n for n in names[:64] if not _hidden(n) and (parent / n).is_dir()]
+    folders = [parent / n for n in names[:64] if not _hidden(n) and os.path.isdir(parent / n)]
     for inner in (*folders, *(f / n for f in folders for n in _names(f)[:64])):
-        if (inner / wanted).is_dir():
+        if os.path.isdir(inner / wanted):  # 没有权限看的不算
             return f"，它在里面一层：{inner / wanted}（解压时常会多套一层）；请给出那一个。"
     flat = [n for n in names if n.replace("\\", "/").startswith(wanted.as_posix() + "/")]
     if flat:
@@ -177,9 +177,13 @@ def _nfc(text: str) -> str:
 def _readings(name: str) -> list[str]:
     """乱码的名字本来可能是什么：GBK 的字节原样留着，或被当成 cp437、Latin-1 解成了别的字。"""
     found = []
-    for wrong in ("utf-8", "cp437", "latin-1"):
+    # 名字里有 U+DC80–U+DCFF，才是没有解成字的字节
+    raw = re.search("[\udc80-\udcff]", name)
+    for wrong, errors in (
+        (("utf-8", "surrogateescape"),) if raw else (("cp437", "strict"), ("latin-1", "strict"))
+    ):
         try:
-            text = name.encode(wrong, "surrogateescape" if wrong == "utf-8" else "strict").decode("gbk")
+            text = name.encode(wrong, errors).decode("gbk")
         except UnicodeError:
             continue
         if text != name and re.search("[一-鿿]", text):
@@ -282,9 +286,10 @@ def _contents(roots) -> str:
     """文件夹里有的是什么：最多的几种扩展名，隐藏的另说。"""
     kinds = Counter()
     for root in roots:
-        for _, _, names in os.walk(root):
+        for _, inner, names in os.walk(root):
+            inner[:] = [n for n in inner if not _hidden(n)]
             kinds.update("隐藏文件" if _hidden(n) else os.path.splitext(n)[1].lower() or n for n in names)
-    shown = "、".join(f"{kind} {count} 个" for kind, count in kinds.most_common(3))
+    shown = "、".join(f"{kind} {count} 个" for kind, count in kinds.most_common(5))
     return f"（里面有 {shown}）" if shown else "（是空的）" if roots else ""
 
 
