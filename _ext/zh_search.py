@@ -51,9 +51,9 @@ class SearchChineseBigrams(SearchChinese):
         return terms
 
     def stem(self, word):
-        """只有纯字母的词才取词干：1e、weight_ih_l0、--streaming 都要原样。"""
+        """三个字母以上、纯字母的词才取词干：ms、1e、weight_ih_l0、--streaming 都要原样。"""
         word = word.lower()
-        return self.stemmer.stemWord(word) if re.fullmatch("[a-z]+", word) else word
+        return self.stemmer.stemWord(word) if re.fullmatch("[a-z]{3,}", word) else word
 
     def word_filter(self, word):
         return len(word) > 1 or not word.isascii()

@@ -646,7 +646,11 @@ def test_clean_is_not_noisy_as_well(tmp_path):
     noisy = tree(tmp_path / "n", ["a.wav", "b.wav"])  # 同样的种子，同样的内容
     (tmp_path / "link").symlink_to(clean)
     data = sources.Sources(max_bad=1.0)
-    for other, words in ((clean, "同一个文件夹"), (tmp_path / "link", "同一个文件夹"), (noisy, "同样的声音")):
+    for other, words in (
+        (clean, "同一个文件夹"),
+        (tmp_path / "link", "同一个文件夹"),
+        (noisy, "里是同样的声音：2 个文件"),
+    ):
         with pytest.raises(DataError, match=words):
             sources.scan_pairs(clean, other, data, [])
     tone(noisy / "b.wav", seed=50)

@@ -333,7 +333,7 @@ def pair(
 def _pair_below(sides, roots):
     """从两个根算起配对：（配成的, 分不清的, 剩下的）。"""
     pairs, bad, left = [], [], sides
-    for key in (_stem_key, _caseless_key, _decoded_key):
+    for key in (_stem_key, _loose_key):
         more, unclear, left = _match(left, roots, key)
         pairs, bad = pairs + more, bad + unclear
     return pairs, bad, left
@@ -416,11 +416,7 @@ def _stem_key(path, root):
     return _nfc(os.path.splitext(os.path.relpath(path, root))[0].replace("\\", "/"))
 
 
-def _caseless_key(path, root):
-    return _stem_key(path, root).casefold()
-
-
-def _decoded_key(path, root):
+def _loose_key(path, root):
     stem = _stem_key(path, root)
     return (_readings(stem) or [stem])[0].casefold()
 
