@@ -1,25 +1,75 @@
 // 搜索页用：把查询切成与索引相同的词，再把搜得的结果排好。由 zh_search.py 放进 language_data.js。
-function splitQuery(query) {
-  const terms = [];
-  for (const word of query.split(/\s+/)) {
-    const minus = word.startsWith("-") ? "-" : "";  // 只有词首的减号才是「不要这个词」，SI-SDR 里的不是
-    for (const run of word.match(/[一-鿿㐀-䶿〇]+|[a-zA-Z0-9_]+/g) || []) {
-      if (!/[一-鿿㐀-䶿〇]/.test(run)) terms.push(minus + run);
-      else if (run.length === 1) terms.push(run);
-      else for (let i = 0; i + 1 < run.length; i++) terms.push(run.slice(i, i + 2));
+// 正则与 zh_search.py 的 TOKEN 相同；没有用后行断言，旧的浏览器也认得
+const SEARCH_TOKEN =
+  /([一-鿿㐀-䶿〇]+)|(--?[A-Za-z][A-Za-z0-9]*(?:[-_][A-Za-z0-9]+)*)|((?:\d{1,3}(?:[,_]\d{3})+|\d+(?:\.\d+)?[eE][+-]?\d+|\d+(?:\.\d+)+)(?![A-Za-z0-9_]))|[A-Za-z0-9_]+/g;
+// 索引里有没有这个词；没有整个的，两个字母以上、有别的词含着它的也算
+function searchKnows(term, part = term.length > 2) {
+  if (typeof Search === "undefined" || !Search._index) return true;
+  const maps = [Search._index.terms, Search._index.titleterms];
+  return maps.some((map) => Object.hasOwn(map, term) || (part && Object.keys(map).some((word) => word.includes(term))));
+}
+// 一个词（没有空格的一段）→ {terms: 索引里的词, shown: 要标亮的}
+function splitWord(word) {
+  const terms = [], shown = [];
+  for (const match of word.matchAll(SEARCH_TOKEN)) {
+    const [token, han, option, number] = match;
+    if (option && /[A-Za-z0-9_-]/.test(word[match.index - 1] || "")) {
+      const inner = splitWord(token.replace(/-/g, " "));  // SI-SDR 里的不是选项
+      terms.push(...inner.terms);
+      shown.push(...inner.shown);
+      continue;
+    }
+    const whole = number ? token.toLowerCase().replace(/[,_]/g, "") : token.toLowerCase();
+    if (han) {
+      shown.push(han);
+      if (han.length === 1) terms.push(han);
+      else for (let i = 0; i + 1 < han.length; i++) terms.push(han.slice(i, i + 2));
+    } else if (searchKnows(whole)) {
+      shown.push(token.toLowerCase());
+      terms.push(whole);
+    } else {
+      // 索引里没有整个的：拆开再试，字母与数字之间也断开（16kHz）
+      const parts = token.toLowerCase().match(option || number ? /[a-z0-9_]+/g : /\d+|[a-z]+/g) || [];
+      const pieces = option || number || /\d/.test(whole) ? parts : [whole];
+      shown.push(...pieces);
+      terms.push(...pieces);
     }
   }
-  return terms;
+  return { terms, shown };
+}
+// 查询 → {terms, excluded: 一组组不要的词, shown}
+function parseSearch(query) {
+  const found = { terms: [], excluded: [], shown: [] };
+  // 输入法给的全角字符；自动更正把 -- 变成的破折号
+  const words = query.normalize("NFKC").replace(/(^|\s)[—–]+(?=[A-Za-z])/g, "$1--").replace(/−/g, "-").trim().split(/\s+/);
+  const minus = (word) => /^-[^-\d]/.test(word);
+  const some = words.some((word) => word && !minus(word));
+  for (const word of words) {
+    // 词首的减号是「不要这个词」；--streaming、-W、-O2、-march=native 与书里有的选项不是，别的词一个也没有时也不是
+    const option = /^-(?:[A-Za-z]\d*$|\w+=)/.test(word) || searchKnows(word.toLowerCase(), false);
+    if (minus(word) && !option && (some || /[^\x00-\x7f]/.test(word))) {
+      found.excluded.push(splitWord(word.slice(1)).terms);
+    } else {
+      const { terms, shown } = splitWord(word);
+      found.terms.push(...terms);
+      found.shown.push(...shown);
+    }
+  }
+  return found;
+}
+function splitQuery(query) {
+  return parseSearch(query).terms;
 }
 if (typeof Search !== "undefined") {
-  // 摘要与高亮用整段中文，而不是切碎的两字
-  const parse = Search._parseQuery;
+  const searchStem = (term) => (/^[a-z]+$/.test(term) ? new Stemmer().stemWord(term) : term);
+  // 原来的写法不搜数字，还把每个词首的减号都当作「不要」；摘要与高亮用整段中文，而不是切碎的两字
   Search._parseQuery = (query) => {
-    const parsed = parse(query);
-    const whole = query.toLowerCase().match(/[一-鿿㐀-䶿〇]+|[a-z0-9_]+/g) || [];
-    parsed[3] = new Set(whole.filter((word) => word.length > 1));
-    localStorage.setItem("sphinx_highlight_terms", [...parsed[3]].join(" "));
-    return parsed;
+    const { terms, excluded, shown } = parseSearch(query);
+    const useful = terms.filter((term) => !stopwords.includes(term));
+    const wanted = new Set((useful.length ? useful : terms).map(searchStem));
+    const lit = new Set(shown.filter((word) => word.length > 1 && (!useful.length || !stopwords.includes(word))));
+    localStorage.setItem("sphinx_highlight_terms", [...lit].join(" "));
+    return [query, wanted, excluded.map((group) => group.map(searchStem)), lit, new Set(terms)];
   };
   // 原来的写法把不足三个字母的词当作可有可无，而中文的词全是两个字；
   // 这里逐词去找：各词都有的页在先，一页都没有时，有其中六成的也算
@@ -28,13 +78,18 @@ if (typeof Search !== "undefined") {
     const wanted = [...terms].filter((term) => term.length > 1 || /[^\x00-\x7f]/.test(term));
     const pages = new Map();
     for (const term of wanted) {
-      for (const row of search(new Set([term]), excluded)) {
+      for (const row of search(new Set([term]), new Set())) {
         const page = pages.get(row[0]) || { row, score: 0, hits: 0 };
         page.score += row[4];
         page.hits += 1;
         pages.set(row[0], page);
       }
     }
+    const { docnames, terms: words, titleterms } = Search._index;
+    const has = (name, term) =>
+      [words, titleterms].some((map) => Object.hasOwn(map, term) && [map[term]].flat().some((k) => docnames[k] === name));
+    for (const name of [...pages.keys()])
+      if (excluded.some((group) => group.length && group.every((term) => has(name, term)))) pages.delete(name);
     const most = Math.max(0, ...[...pages.values()].map((page) => page.hits));
     const least = most === wanted.length ? most : Math.max(1, Math.floor(wanted.length * 0.6));
     return [...pages.values()]

@@ -1,10 +1,12 @@
-"""缓存目录与原子写入：要么整个文件出现，要么什么都不留下。"""
+"""缓存目录、原子写入（要么整个文件出现，要么什么都不留下）与不是 UTF-8 的文件名。"""
 
+import codecs
 import errno
 import os
 import secrets
 import shutil
 import stat
+import tempfile
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -115,6 +117,41 @@ def _create_beside(path: Path, old: int | None) -> tuple[Path, int]:
             return temporary, stat.S_IMODE(os.fstat(handle).st_mode) if old is None else old
         finally:
             os.close(handle)
+
+
+# ---- 不是 UTF-8 的文件名（如 GBK）：Python 把认不出的字节记成 U+DC80–U+DCFF ----
+
+SHOW_BYTES = "lstm_lib.show_bytes"  # 编码时的 errors=：认不出的字节写成 \xd6，写不出的字写成问号
+
+
+def _show_bytes(error):
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    codes = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\x{c - 0xDC00:02x}" if 0xDC80 <= c <= 0xDCFF else "?" for c in codes), error.end
+
+
+codecs.register_error(SHOW_BYTES, _show_bytes)
+
+
+def c_path(path) -> str | bytes:
+    """交给 C 库的文件名：POSIX 上是原样的字节，名字不是 UTF-8 也行；Windows 上是字符串。"""
+    return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
+@contextmanager
+def utf8_path(path):
+    """给只收 UTF-8 的库读：名字不是 UTF-8 时，给出指着它的一个临时的符号链接。"""
+    try:
+        os.fspath(path).encode("utf-8")
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            suffix = Path(path).suffix
+            link = Path(folder, "file" + (suffix if suffix.isascii() else ""))
+            link.symlink_to(os.path.abspath(path))
+            yield link
+    else:
+        yield Path(path)
 
 
 REASONS = {

@@ -76,6 +76,7 @@ SLOW = {
         "test_bin_and_ncnn_share_a_folder": 2,
         "test_exports_agree_with_torch": 2,
         "test_streaming_export_carries_the_state": 1,
+        "test_names_that_are_not_utf8_anywhere": 12,
     },
     "test_onnx_graph.py": {
         "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,
@@ -103,6 +104,7 @@ SLOW = {
         "test_a_strict_build_fails_until_the_book_is_mended": 10,
         "test_a_failing_assert_fails_the_build_every_time": 5,
         "test_every_chapter_alone_in_an_empty_folder": 5,
+        "test_search_finds_numbers_and_options": 12,
         "test_launch_buttons_appear_with_an_address": 3,
         "test_the_estimate_measures_this_machine": 3,
     },

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -297,6 +298,25 @@ def test_model_from_a_training_folder(tmp_path, monkeypatch, capsys, model):
     assert main(["enhance", "a.wav", "one.wav", "--model", "训练结果"]) == 0
     assert main(["enhance", "a.wav", "two.wav", "--model", model]) == 0
     np.testing.assert_array_equal(soundfile.read("one.wav")[0], soundfile.read("two.wav")[0])
+
+
+def test_names_that_are_not_utf8(tmp_path, capsys, model):
+    """GBK 的名字：输入、输出、检查点与要新建的文件夹；消息里写成字节，两个名字分得开。"""
+    gbk = tmp_path / os.fsdecode("中".encode("gbk"))
+    try:
+        gbk.mkdir()
+    except OSError:
+        pytest.skip("这个文件系统只收 UTF-8 的名字")
+    shutil.copy(model, gbk / "best.safetensors")
+    soundfile.write(os.fsencode(gbk / "入.wav"), noise(4000), 16000)
+    for suffix in (".wav", ".flac"):
+        out = gbk / os.fsdecode("文".encode("gbk")) / f"出{suffix}"
+        assert main(["enhance", str(gbk / "入.wav"), str(out), "--model", str(gbk)]) == 0
+        assert soundfile.info(os.fsencode(out)).frames == 4000
+        assert r"\xd6\xd0/\xce\xc4/出" in capsys.readouterr().out
+    assert leftovers(out.parent) == []
+    assert main(["enhance", str(gbk / "无.wav"), str(out), "--model", str(gbk)]) == 1
+    assert r"\xd6\xd0/无.wav" in capsys.readouterr().err
 
 
 def test_wrong_command_line(capsys):

@@ -3,13 +3,17 @@
 import csv
 import errno
 import os
+import shutil
+import subprocess
 import sys
+import types
 
 import numpy as np
 import onnx
 import pytest
 import soundfile
 import torch
+from conftest import ROOT
 from threadpoolctl import threadpool_limits
 
 from lstm_lib import engines
@@ -18,7 +22,8 @@ from lstm_lib.enhance import irm, trained
 from lstm_lib.enhance.scores import si_sdr
 from lstm_lib.formats import network_file, onnx_graph
 from lstm_lib.formats.ncnn_run import NcnnRunner
-from lstm_lib.training import checkpoint, evaluation, export
+from lstm_lib.training import checkpoint, evaluation, export, sources
+from lstm_lib.training.dataset import Corpus, FileTable
 from lstm_lib.waves import SAMPLE_RATE
 
 
@@ -81,8 +86,6 @@ def test_table_and_csv(folders, model, tmp_path, capsys):
 
 def test_processes_do_not_change_the_scores(folders, model):
     """主进程里别人改过线程数，也不影响得分。"""
-    from lstm_lib.training import sources
-
     pairs = sources.scan_pairs(folders / "clean", folders / "noisy", sources.Sources(), [])
     evaluation.evaluate(pairs, model, ["si_sdr"])  # 网络从此在缓存里
     with threadpool_limits(1):
@@ -114,17 +117,206 @@ def test_silent_pair_is_skipped_and_named(folders, model, tmp_path, capsys):
     assert "silent.wav" in streams.err and "1 对文件的平均" in streams.out
 
 
-def test_too_short_for_stoi_is_told_apart(model, tmp_path, capsys):
+def make_pair(root, name, clean, noisy, rate=SAMPLE_RATE):
+    for kind, wave in (("clean", clean), ("noisy", noisy)):
+        (root / kind).mkdir(exist_ok=True)
+        soundfile.write(os.fsencode(root / kind / f"{name}.wav"), wave, rate, subtype="FLOAT")
+
+
+def evaluate_in(root, model, *more):
+    pair = ["--paired", root / "clean", root / "noisy", "--model", model]
+    return run("evaluate", *pair, "--csv", root / "s.csv", *more)
+
+
+def rows_of(root):
+    with open(root / "s.csv", newline="", encoding="utf-8-sig") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def speech():
+    t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    return 0.1 * np.sin(2 * np.pi * 200 * t) * (1 + np.sin(2 * np.pi * 3 * t))
+
+
+def test_too_short_leaves_a_blank_and_a_reason(model, tmp_path, capsys, speech):
+    """40 毫秒：STOI 与谱门算不出，别的照算；平均只算其余的，而且说出来。"""
     rng = np.random.default_rng(0)
-    for name in ("clean", "noisy"):
-        (tmp_path / name).mkdir()
-        soundfile.write(tmp_path / name / "a.wav", rng.normal(0, 0.1, 3000), SAMPLE_RATE)
-    assert (
-        run("evaluate", "--paired", tmp_path / "clean", tmp_path / "noisy", "--model", model, "--no-pesq")
-        == 0
-    )
+    for name, length in (("long", len(speech)), ("short", 640)):
+        make_pair(tmp_path, name, speech[:length], speech[:length] + rng.normal(0, 0.03, length))
+    assert evaluate_in(tmp_path, model, "--no-pesq") == 0
+    rows = {(os.path.basename(r["file"]), r["method"]): r for r in rows_of(tmp_path)}
+    short, long = rows["short.wav", "带噪"], rows["long.wav", "带噪"]
+    assert short["stoi"] == "" and "不足约 0.4 秒" in short["note"] and float(short["si_sdr"]) > 0
+    assert float(rows["平均", "带噪"]["stoi"]) == float(long["stoi"]) and long["note"] == ""
+    assert "STOI 有 1 对算不出" in rows["平均", "带噪"]["note"]
+    gate = rows["short.wav", "平稳谱门"]
+    assert gate["si_sdr"] == gate["stoi"] == "" and "1024 个样点" in gate["note"]
+    mean = (float(short["si_sdr"]) + float(long["si_sdr"])) / 2
+    assert float(rows["平均", "带噪"]["si_sdr"]) == pytest.approx(mean)
     out = capsys.readouterr().out
-    assert "算不出" in out and "STOI：有 1 对" in out
+    assert "STOI：有 1 对算不出，纯净语音去掉静音后不足约 0.4 秒" in out and "平均只算其余 1 对" in out
+    assert "short.wav" in out and "nan" not in out.lower()
+
+
+def test_nothing_long_enough_says_there_is_no_mean(model, tmp_path, capsys, speech):
+    make_pair(tmp_path, "short", speech[:3000], speech[:3000] + speech[3000:6000])
+    assert evaluate_in(tmp_path, model, "--no-pesq") == 0
+    out = capsys.readouterr().out
+    assert "算不出" in out and "没有平均" in out
+    assert {r["stoi"] for r in rows_of(tmp_path)} == {""}
+
+
+def test_pesq_that_cannot_be_computed_is_blank(model, tmp_path, monkeypatch, capsys, speech):
+    class PesqError(RuntimeError):
+        pass
+
+    def refuse(*_):
+        raise PesqError("Buffer needs to be at least 1/4 of a second")
+
+    monkeypatch.setitem(sys.modules, "pesq", types.SimpleNamespace(pesq=refuse, PesqError=PesqError))
+    make_pair(tmp_path, "a", speech, speech + np.random.default_rng(0).normal(0, 0.03, len(speech)))
+    assert evaluate_in(tmp_path, model) == 0
+    assert {r["pesq"] for r in rows_of(tmp_path)} == {""}
+    assert "PESQ：有 1 对算不出，不足 0.25 秒，或没有检出语音" in capsys.readouterr().out
+
+
+WAVES = {
+    "silent": lambda w: 0 * w,
+    "constant": lambda w: 0 * w + 0.1,
+    "one": lambda w: w[5:6],
+    "nan": lambda w: np.where(np.arange(len(w)) == 77, np.nan, w),
+    "cancelling": lambda w: np.stack([w, -w], 1),
+}
+
+
+@pytest.mark.parametrize("kind", WAVES)
+@pytest.mark.parametrize("side", ["clean", "noisy"])
+def test_the_file_at_fault_is_named_not_its_twin(model, tmp_path, capsys, speech, kind, side):
+    noise = np.random.default_rng(0).normal(0, 0.03, len(speech))
+    make_pair(tmp_path, "good", speech, speech + noise)
+    waves = {"clean": speech, "noisy": speech + noise}
+    if kind == "one":  # 长短要相同
+        waves = {name: wave[:100] for name, wave in waves.items()}
+    waves[side] = WAVES[kind](waves[side])
+    make_pair(tmp_path, "odd", waves["clean"], waves["noisy"])
+    assert evaluate_in(tmp_path, model, "--no-pesq", "--max-bad", "0.6") == 0
+    streams = capsys.readouterr()
+    line = next(line for line in streams.err.splitlines() if "跳过" in line)
+    assert line.startswith(f"跳过 {tmp_path / side / 'odd.wav'}：")
+    words = {"nan": "第 77 个样点是 NaN", "one": "只有一个样点"}.get(kind, "没有声音")
+    assert words in line and "1 对文件的平均" in streams.out
+
+
+def test_constant_at_another_rate_is_still_constant(model, tmp_path, capsys, speech):
+    make_pair(tmp_path, "good", speech, speech + np.random.default_rng(0).normal(0, 0.03, len(speech)))
+    make_pair(tmp_path, "flat", np.full(48000, 0.1), np.random.default_rng(1).normal(0, 0.1, 48000), 48000)
+    assert evaluate_in(tmp_path, model, "--no-pesq", "--max-bad", "0.6") == 0
+    assert f"跳过 {tmp_path / 'clean' / 'flat.wav'}：没有声音" in capsys.readouterr().err
+
+
+def test_si_sdr_of_a_constant_is_no_rounding_error():
+    wave = np.full(640, 0.1, np.float32)
+    with pytest.raises(ValueError, match="常数"):
+        si_sdr(wave, np.arange(640.0))
+    assert si_sdr(np.arange(640.0), wave) == -np.inf
+
+
+def test_silent_output_is_left_out_of_the_mean_and_told(tmp_path, capsys, speech):
+    """网络的输出全是零：SI-SDR 是负无穷，不能把平均也拖成负无穷。"""
+    network = irm.IRMNetwork().eval()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.fill_(-1e4)
+    irm.save(network, tmp_path / "zero.safetensors")
+    make_pair(tmp_path, "a", speech, speech + np.random.default_rng(0).normal(0, 0.03, len(speech)))
+    assert evaluate_in(tmp_path, tmp_path / "zero.safetensors", "--no-pesq") == 0
+    out = capsys.readouterr().out
+    assert "网络的SI-SDR (dB)：有 1 对算不出，输出全是零或常数" in out and "inf" not in out
+
+
+def test_evaluating_on_the_training_files_is_told(model, folders, tmp_path, capsys):
+    pairs = sources.scan_pairs(folders / "clean", folders / "noisy", sources.Sources(), [])
+    tables = [FileTable.of([p.clean for p in pairs]), FileTable.of([p.noisy for p in pairs])]
+    empty = FileTable([], [], [])
+    corpus = Corpus(empty, empty, *tables)
+    shutil.copy(model, tmp_path / "best.safetensors")
+    gathered = sources.Gathered(corpus, Corpus(empty, empty, empty, empty), [], [], {})
+    sources.save_index(tmp_path / "index.npz", gathered)
+    shutil.copytree(folders, tmp_path / "copy")
+    for root, name in ((folders, tmp_path), (tmp_path / "copy", tmp_path / "best.safetensors")):
+        code = run("evaluate", "--paired", root / "clean", root / "noisy", "--model", name, "--no-pesq")
+        assert code == 0
+        err = capsys.readouterr().err
+        assert "注意：6 个文件" in err and "训练时用过" in err
+    assert (
+        run("evaluate", "--paired", folders / "clean", folders / "noisy", "--model", model, "--no-pesq") == 0
+    )
+    assert "训练时用过" not in capsys.readouterr().err
+
+
+def test_csv_over_a_sound_or_the_model_is_refused(folders, model, tmp_path, capsys):
+    shutil.copytree(folders, tmp_path / "p")
+    (tmp_path / "link.csv").symlink_to(model)
+    before = model.read_bytes()
+    pair = ["--paired", tmp_path / "p" / "clean", tmp_path / "p" / "noisy", "--model", model, "--no-pesq"]
+    for target, words in (
+        (tmp_path / "p" / "noisy" / "0.wav", "评测的声音"),
+        (tmp_path / "link.csv", "检查点"),
+    ):
+        assert run("evaluate", *pair, "--csv", target) == 1
+        assert words in capsys.readouterr().err
+    assert model.read_bytes() == before
+
+
+def test_a_pair_given_twice_counts_once(folders, model, capsys):
+    pair = ["--paired", folders / "clean", folders / "noisy"]
+    assert run("evaluate", *pair, *pair, "--model", model, "--no-pesq") == 0
+    streams = capsys.readouterr()
+    assert "3 对文件的平均" in streams.out and "3 对给了不止一次" in streams.err
+
+
+def test_names_that_are_not_utf8_anywhere(model, tmp_path, speech):
+    """GBK 的名字：文件夹、检查点、CSV、导出；什么编码的终端都不崩溃。"""
+    gbk = os.fsdecode("中文".encode("gbk"))
+    try:
+        (tmp_path / gbk).mkdir()
+    except OSError:
+        pytest.skip("这个文件系统只收 UTF-8 的名字")
+    shutil.copy(model, tmp_path / gbk / "best.safetensors")
+    make_pair(tmp_path / gbk, "a", speech, speech + np.random.default_rng(0).normal(0, 0.03, len(speech)))
+    for kind in ("clean", "noisy"):
+        (tmp_path / gbk / kind / "a.wav").rename(tmp_path / gbk / kind / f"{gbk}.wav")
+    commands = [
+        [
+            "evaluate",
+            "--paired",
+            f"{gbk}/clean",
+            f"{gbk}/noisy",
+            "--model",
+            gbk,
+            "--no-pesq",
+            "--csv",
+            f"{gbk}.csv",
+        ],
+        ["export", f"{gbk}/best.safetensors", "--to", "bin", "--out", f"{gbk}.lstm"],
+        ["evaluate", "--paired", gbk, f"{gbk}/没有"],
+    ]
+    ascii_only, c_locale = (
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
+    for command, extra, code in zip(commands, (ascii_only, c_locale, c_locale), (0, 0, 1), strict=True):
+        done = subprocess.run(
+            [sys.executable, "-m", "lstm_lib", *map(os.fsencode, command)],
+            cwd=tmp_path, env={**os.environ, **extra, "PYTHONPATH": str(ROOT)}, capture_output=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == code and b"Traceback" not in done.stderr, done.stderr.decode(
+            "utf-8", "replace"
+        )
+        assert b"\\xd6\\xd0\\xce\\xc4" in done.stdout + done.stderr
+    assert r"\xd6\xd0\xce\xc4.wav" in (tmp_path / f"{gbk}.csv").read_text(encoding="utf-8-sig")
+    assert network_file.load(tmp_path / f"{gbk}.lstm")
 
 
 def test_pesq_column_only_when_installed(folders, model, monkeypatch, capsys):
@@ -383,6 +575,19 @@ def test_export_errors(model, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     assert run("export", model, *arguments) == 1
     assert words in capsys.readouterr().err
+
+
+def test_export_never_overwrites_the_checkpoint(network, tmp_path, capsys):
+    for name, out in (("m.bin", "m.bin"), ("m.onnx", "m"), ("m.lstm", "link.lstm")):
+        source = tmp_path / name
+        irm.save(network, source)
+        (tmp_path / "link.lstm").unlink(missing_ok=True)
+        (tmp_path / "link.lstm").symlink_to(source)
+        before = source.read_bytes()
+        to = "onnx" if name.endswith("onnx") else "bin"
+        assert run("export", source, "--to", to, "--out", tmp_path / out) == 1
+        assert "就是要导出的检查点" in capsys.readouterr().err and source.read_bytes() == before
+        source.unlink()
 
 
 def test_damaged_weights_are_refused(model, tmp_path, capsys):

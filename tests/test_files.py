@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lstm_lib import files
 from lstm_lib.files import atomic_path, os_reason
 
 
@@ -113,3 +114,23 @@ def test_threads_writing_one_file(tmp_path, umask):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(8)))
     assert list(tmp_path.iterdir()) == [path] and mode(path) == 0o640
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", r"?\xd6\xd0"), ("utf-8", r"好\xd6\xd0")])
+def test_bytes_of_names_are_shown_not_lost(encoding, shown):
+    name = "好" + os.fsdecode(b"\xd6\xd0")
+    assert name.encode(encoding, files.SHOW_BYTES).decode(encoding) == shown
+
+
+def test_library_that_reads_utf8_names_only(tmp_path):
+    odd = tmp_path / os.fsdecode(b"\xd6\xd0.bin")
+    try:
+        odd.write_bytes(b"x")
+    except OSError:
+        pytest.skip("这个文件系统只收 UTF-8 的名字")
+    with files.utf8_path(odd) as path:
+        str(path).encode("utf-8")
+        assert path.suffix == ".bin" and path.read_bytes() == b"x"
+    assert not path.exists() and odd.exists()
+    with files.utf8_path(tmp_path / "中.bin") as path:
+        assert path == tmp_path / "中.bin", "是 UTF-8 的就用原来的"

@@ -18,22 +18,24 @@ def tone(path, seconds=0.2, rate=16000, channels=1, seed=0):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    soundfile.write(path, rng.normal(0, 0.1, (int(seconds * rate), channels)).squeeze(), rate)
+    # 给字节：名字不一定是 UTF-8
+    soundfile.write(os.fsencode(path), rng.normal(0, 0.1, (int(seconds * rate), channels)).squeeze(), rate)
     return path
 
 
-def tree(root, names):
-    for number, name in enumerate(names):
+def tree(root, names, first_seed=0):
+    """几个各不相同的文件；不同的角色给不同的 ``first_seed``，否则就成了同样的声音。"""
+    for number, name in enumerate(names, first_seed):
         tone(Path(root) / name, seed=number)
     return Path(root)
 
 
 def speech_tree(root):
-    return tree(root, [f"spk{s}/u{u}.wav" for s in range(4) for u in range(2)])
+    return tree(root, [f"spk{s}/u{u}.wav" for s in range(4) for u in range(2)], first_seed=2000)
 
 
 def noise_tree(root):
-    return tree(root, [f"n{i}.wav" for i in range(4)])
+    return tree(root, [f"n{i}.wav" for i in range(4)], first_seed=1000)
 
 
 def all_paths(corpus, name):
@@ -494,6 +496,202 @@ def test_file_names_that_are_not_utf8(tmp_path):
         *gathered.valid.speech.names.tobytes().split(b"/"),
     ]
     assert b"\xce\xc4.wav" in both
+
+
+# ---- 人们手里真实的名字 ----
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+def paired(root, clean, noisy):
+    """clean、noisy 两个文件夹里各有这些文件；返回（配成的两边的名字, 不能用的）。"""
+    tree(root / "clean", clean)
+    tree(root / "noisy", noisy, first_seed=100)
+    bad = []
+    data = sources.Sources(max_bad=1.0)
+    pairs = sources.scan_pairs(root / "clean", root / "noisy", data, bad)
+    return [(os.path.basename(p.clean.path), os.path.basename(p.noisy.path)) for p in pairs], bad
+
+
+def test_unicode_twins_are_one_name(tmp_path):
+    """macOS 上解开的文件夹里，é 是两个字符。"""
+    pairs, bad = paired(tmp_path, [f"{NFC}.wav", "b.wav"], [f"{NFD}.wav", "b.wav"])
+    assert set(pairs) == {(f"{NFC}.wav", f"{NFD}.wav"), ("b.wav", "b.wav")} and not bad
+    (tmp_path / NFD).mkdir()
+    tone(tmp_path / NFD / "a.wav")
+    assert folders.find_audio([tmp_path / NFC])[0] == [str(tmp_path / NFD / "a.wav")]
+
+
+@pytest.mark.parametrize(
+    ("clean", "noisy", "why"),
+    [
+        (["a.wav", "a.flac", "b.wav"], ["a.wav", "b.wav"], "只差扩展名"),
+        ([f"{NFC}.wav", f"{NFD}.wav", "b.wav"], [f"{NFC}.wav", "b.wav"], "只差 Unicode 写法"),
+        (["b.wav", "a.wav"], ["b.wav", "a.flac", "a.ogg"], "只差扩展名"),
+        (["b.wav", "x.wav"], ["b.wav", "X.WAV", "X.wav"], "只差"),
+    ],
+)
+def test_two_files_of_one_name_are_both_named(tmp_path, clean, noisy, why):
+    pairs, bad = paired(tmp_path, clean, noisy)
+    assert pairs == [("b.wav", "b.wav")], "分不清的不许配"
+    assert {os.path.basename(b.path) for b in bad} == {*clean, *noisy} - {"b.wav"}
+    several = clean if len(clean) > 2 else noisy
+    first, second = (name for name in several if name != "b.wav")
+    reason = next(b.reason for b in bad if os.path.basename(b.path) == first)
+    assert why in reason and second in reason and "只留一个" in reason
+
+
+def test_same_full_names_on_both_sides_are_no_riddle(tmp_path):
+    names = ["a.wav", "a.flac", "A.wav"]
+    pairs, bad = paired(tmp_path, names, names)
+    assert sorted(pairs) == sorted((n, n) for n in names) and not bad
+
+
+def test_case_and_garbled_names_still_find_their_partner(tmp_path):
+    garbled = "句子".encode("gbk").decode("latin-1")
+    raw = os.fsdecode("文字".encode("gbk"))
+    pairs, bad = paired(
+        tmp_path, ["A.WAV", "句子.wav", "文字.wav"], ["a.wav", f"{garbled}.wav", f"{raw}.wav"]
+    )
+    assert not bad
+    assert set(pairs) == {("A.WAV", "a.wav"), ("句子.wav", f"{garbled}.wav"), ("文字.wav", f"{raw}.wav")}
+
+
+def test_a_folder_doubled_by_unpacking_is_seen_through(tmp_path):
+    pairs, bad = paired(tmp_path, ["clean/s1/a.wav", "clean/s2/b.wav"], ["s1/a.wav", "s2/b.wav"])
+    assert pairs == [("a.wav", "a.wav"), ("b.wav", "b.wav")] and not bad
+    tree(tmp_path / "set" / "set" / "clean", ["a.wav"])
+    tree(tmp_path / "set" / "set" / "noisy", ["a.wav"], first_seed=9)
+    with pytest.raises(DataError) as caught:
+        folders.existing_folder(tmp_path / "set" / "clean")
+    assert f"在里面一层：{tmp_path / 'set' / 'set' / 'clean'}" in str(caught.value)
+    assert sources.valid_pair([tmp_path / "set"])[0] == tmp_path / "set" / "set" / "clean"
+
+
+def test_partner_in_another_subfolder_or_broken_is_the_stated_reason(tmp_path):
+    tree(tmp_path / "clean", ["one/a.wav", "b.wav"])
+    (tmp_path / "clean" / "c.wav").write_text("坏的")
+    tree(tmp_path / "noisy", ["two/a.wav", "b.wav", "c.wav"], first_seed=100)
+    bad = []
+    sources.scan_pairs(tmp_path / "clean", tmp_path / "noisy", sources.Sources(max_bad=1.0), bad)
+    reasons = {os.path.relpath(b.path, tmp_path): b.reason for b in bad}
+    assert reasons["noisy/c.wav"] == f"它的搭档 {tmp_path / 'clean' / 'c.wav'} 不能用"
+    assert str(tmp_path / "noisy/two/a.wav") in reasons["clean/one/a.wav"]
+
+
+def test_missing_folder_says_why(tmp_path):
+    (tmp_path / "Clean").mkdir()
+    (tmp_path / os.fsdecode("语音".encode("gbk"))).mkdir()
+    (tmp_path / "噪声".encode("gbk").decode("latin-1")).mkdir()
+    tone(tmp_path / "noisy\\a.wav")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    for name, words in (
+        ("clean", "有的是 Clean，大小写不同"),
+        ("语音", "按 GBK 读正是它"),
+        ("噪声", "按 GBK 读正是它"),
+        ("noisy", "1 个文件的名字带反斜杠"),
+        ("gone", "断了的链接"),
+        ("data.zip", "是压缩包"),
+        ("什么/没有", "里没有 什么"),
+    ):
+        with pytest.raises(DataError) as caught:
+            folders.existing_folder(tmp_path / name)
+        assert words in str(caught.value), name
+
+
+def test_leftovers_of_other_systems_are_not_sound(tmp_path):
+    noise, tmp_path = noise_tree(tmp_path / "n"), tmp_path / "s"
+    tone(tmp_path / "A.WAV")
+    for name in ("._A.WAV", "__MACOSX\\._A.wav", "Thumbs.db", ".DS_Store", "desktop.ini"):
+        (tmp_path / name).write_bytes(b"x")
+    paths, bad = folders.find_audio([tmp_path])
+    assert [os.path.basename(p) for p in paths] == ["A.WAV"] and not bad
+    (tmp_path / "A.WAV").rename(tmp_path / "A.mp3")
+    with pytest.raises(DataError, match=r"一个 wav、flac 或 ogg 文件也没有（里面有 .*\.mp3 1 个"):
+        gather(speech=[tmp_path], noise=[noise])
+
+
+# ---- 同样的声音不当两个角色 ----
+
+
+def copies(root, source, how):
+    """``source`` 里的文件换一种方式再来一份。"""
+    root.mkdir()
+    for number, path in enumerate(sorted(source.rglob("*.wav"))):
+        if how == "symlink":
+            (root / f"{number}.wav").symlink_to(path)
+        elif how == "hardlink":
+            os.link(path, root / f"{number}.wav")
+        else:
+            samples, rate = soundfile.read(path, dtype="int16")
+            soundfile.write(root / f"{number}.{how}", samples, rate)
+    return root
+
+
+@pytest.mark.parametrize("how", ["same", "symlink", "hardlink", "wav", "flac"])
+def test_speech_is_not_noise_as_well(tmp_path, how):
+    speech = tree(tmp_path / "s", [f"spk{s}/u.wav" for s in range(5)])
+    noise = speech if how == "same" else copies(tmp_path / "n", speech, how)
+    with pytest.raises(DataError, match=r"5 个文件（.*……）既当语音又当噪声；请把 --speech 与 --noise 分开"):
+        gather(speech=[speech], noise=[noise])
+
+
+def test_one_shared_file_is_named(tmp_path):
+    speech, noise = speech_tree(tmp_path / "s"), noise_tree(tmp_path / "n")
+    os.link(speech / "spk1" / "u0.wav", noise / "另一个名字.wav")
+    with pytest.raises(DataError) as caught:
+        gather(speech=[speech], noise=[noise])
+    assert "1 个文件" in str(caught.value) and "另一个名字.wav" in str(caught.value)
+    assert "spk1/u0.wav" in str(caught.value)
+
+
+def test_equal_length_and_silence_are_not_the_same_sound(tmp_path):
+    for folder, level in (("s", 0.1), ("n", 0.13)):
+        for number in range(3):
+            wave = np.zeros(16000)
+            wave[:100] = level * (number + 1) / 4  # 正中间都是零
+            (tmp_path / folder).mkdir(exist_ok=True)
+            soundfile.write(tmp_path / folder / f"{number}.wav", wave, 16000)
+        soundfile.write(tmp_path / folder / "静音.wav", np.zeros(16000), 16000)
+    assert gather(speech=[tmp_path / "s"], noise=[tmp_path / "n"]).report
+
+
+def test_clean_is_not_noisy_as_well(tmp_path):
+    clean = tree(tmp_path / "c", ["a.wav", "b.wav"])
+    noisy = tree(tmp_path / "n", ["a.wav", "b.wav"])  # 同样的种子，同样的内容
+    (tmp_path / "link").symlink_to(clean)
+    data = sources.Sources(max_bad=1.0)
+    for other, words in (
+        (clean, "同一个文件夹"),
+        (tmp_path / "link", "同一个文件夹"),
+        (noisy, "里是同样的声音：2 个文件"),
+    ):
+        with pytest.raises(DataError, match=words):
+            sources.scan_pairs(clean, other, data, [])
+    tone(noisy / "b.wav", seed=50)
+    bad = []
+    assert len(sources.scan_pairs(clean, noisy, data, bad)) == 1
+    assert [os.path.basename(b.path) for b in bad] == ["a.wav"] and "没有噪声" in bad[0].reason
+    with pytest.raises(DataError, match="既当纯净又当噪声"):
+        gather(paired=[(clean, noisy)], speech=[speech_tree(tmp_path / "s")], noise=[clean], max_bad=1.0)
+
+
+@pytest.mark.parametrize("how", ["symlink", "hardlink", "wav", "flac"])
+def test_validation_copies_of_training_are_refused(tmp_path, how):
+    train = tree(tmp_path / "c", ["0.wav", "1.wav"]), tree(tmp_path / "n", ["0.wav", "1.wav"], first_seed=100)
+    valid = copies(tmp_path / "vc", train[0], how), copies(tmp_path / "vn", train[1], how)
+    with pytest.raises(DataError, match=r"4 个文件（.*……）既在训练里又在 --valid 里"):
+        gather(paired=[train], valid=valid)
+
+
+def test_copies_across_the_split_are_told(tmp_path):
+    speech = tree(tmp_path / "s", [f"spk{s}/u.wav" for s in range(4)])
+    tree(speech, [f"copy{s}/u.wav" for s in range(4)])
+    report = gather(speech=[speech], noise=[noise_tree(tmp_path / "n")], valid_share=0.3).report
+    assert any("与训练的是同样的声音" in line for line in report)
+    clean = gather(speech=[speech_tree(tmp_path / "t")], noise=[noise_tree(tmp_path / "m")]).report
+    assert not any("同样的声音" in line for line in clean)
 
 
 # ---- 文件表 ----

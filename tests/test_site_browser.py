@@ -228,8 +228,12 @@ def test_search_finds_every_glossary_term(visit, site_url, book_site):
 
 @pytest.mark.parametrize(
     "text",
-    ["遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid", "SI-SDR"],
-)
+    [
+        "遗忘门", "细胞状态", "权重布局", "掩蔽", "weight_ih_l0", "batch_first", "门", "Sigmoid", "SI-SDR",
+        "7767517", "257", "257 个频点", "0x01306B47", "1e-6", "16000",
+        "--streaming", "--to", "--n-fft", "torch.onnx.export",
+    ],
+)  # fmt: skip
 def test_search_finds_words_and_code(visit, site_url, text):
     page, problems = visit()
     results = search(page, site_url, text)

@@ -11,6 +11,7 @@ import types
 import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import quote
 
 import book_estimate
 import book_indexes
@@ -21,6 +22,7 @@ from book_key import content_key, library_key
 from compare_builds import compare
 from conftest import ROOT
 from quick_build import JUPYTER_BOOK
+from site_server import serve
 from zh_search import SearchChineseBigrams
 
 from lstm_lib import native
@@ -221,6 +223,83 @@ def test_search_splits_chinese_by_two():
     terms = language.split("遗忘门 weight_ih_l0 与 LSTM")
     assert {"遗忘", "忘门", "weight_ih_l0", "LSTM", "门"} <= set(terms)
     assert language.word_filter("门") and not language.word_filter("a")
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("共 7,767,517 个", ["7767517"]),
+        ("(1,256,257)", ["256", "257"]),
+        ("100_000 步", ["100000"]),
+        ("差 1e-6，约 0.269，2.13.0 版", ["1e-6", "0.269", "2.13.0"]),
+        ("标志 0x01306B47、257个频点", ["0x01306b47", "257", "频点"]),
+        ("`--n-fft`、加--streaming、-W", ["--n-fft", "fft", "--streaming", "stream", "-w"]),
+        ("SI-SDR", ["si", "sdr"]),
+        ("torch.onnx.export(weight_hh_l0)", ["torch", "onnx", "export", "weight_hh_l0"]),
+    ],
+)
+def test_search_index_keeps_numbers_and_options_whole(text, terms):
+    language = SearchChineseBigrams({})
+    found = {language.stem(term) for term in language.split(text)}
+    assert set(terms) <= found
+    if text == "SI-SDR":
+        assert found == {"si", "sdr"}, "词中间的连字号不是选项"
+
+
+def test_search_finds_numbers_and_options(tiny_book, browser):
+    """小书里搜数字与选项；词首的减号仍是「不要」，选项的不是；计时的数字不进索引。"""
+    (tiny_book / "index.md").write_text(
+        "# 小书\n\n网络有 7,767,517 个参数、257 个频点，用 `python -m lstm_lib export --to onnx --streaming` 导出，"
+        "误差 1e-6。写到标准错误的警告使 `-W` 失败，有 bias，每帧 12 ms。\n",
+        encoding="utf-8",
+    )
+    chapter = tiny_book / "chapters" / "one.ipynb"
+    write_notebook(chapter, "print('用时', 31414 + 1, '毫秒')", "print(0x01306B47, 'torch.onnx.export')")
+    notebook = nbformat.read(chapter, 4)
+    notebook.cells[1].metadata["tags"] = ["timing"]
+    notebook.cells[0].source += "导出用 streaming 模式，共 16000 点。"
+    nbformat.write(notebook, chapter)
+    done = build(tiny_book)
+    assert done.returncode == 0, done.stderr[-3000:]
+    site = tiny_book / "_build" / "html"
+    assert "31415" in page(tiny_book), "计时的输出应照样在页面上"
+    tab = browser.new_page()
+    wanted = {
+        "7767517": {"index"},
+        "7,767,517": {"index"},
+        "257": {"index"},
+        "257 个频点": {"index"},
+        "1e-6": {"index"},
+        "16000": {"chapters/one"},
+        "２５７": {"index"},
+        "0x01306B47": {"chapters/one"},
+        "19950407": {"chapters/one"},
+        "--streaming": {"index"},
+        "—streaming": {"index"},
+        "“--to”": {"index"},
+        "--to onnx": {"index"},
+        "-W": {"index"},
+        "streaming": {"index", "chapters/one"},
+        "torch.onnx.export": {"chapters/one"},
+        "导出 -streaming": set(),
+        "导出 -遗忘门": {"index"},
+        "导出 -频点": {"chapters/one"},
+        "导出 -onnx99": {"index", "chapters/one"},
+        "31415": set(),
+        "bias": {"index"},  # 两边的词干要用同一种取法
+        "ms": {"index"},
+    }
+    found = {}
+    with serve(site) as base:
+        for query in wanted:
+            tab.goto(f"{base}search.html?q={quote(query)}", wait_until="load")
+            tab.wait_for_function("() => !!document.querySelector('.search-summary')?.innerText.trim()")
+            links = tab.locator("ul.search > li > a").evaluate_all(
+                "all => all.map(a => a.getAttribute('href'))"
+            )
+            found[query] = {re.split(r"[?#]", link)[0].removesuffix(".html") for link in links}
+    tab.close()
+    assert found == wanted
 
 
 def test_processor_is_asked_once_for_each_machine(monkeypatch):

@@ -596,6 +596,16 @@ def test_unwritable_output_is_explained(tree, tmp_path, capsys):
     assert "应是一个文件夹" in capsys.readouterr().err
 
 
+def test_tensorboard_cannot_write_names_that_are_not_utf8(tmp_path):
+    from lstm_lib.training import records
+
+    out, lines = tmp_path / os.fsdecode(b"\xd6\xd0"), []
+    assert records.Records(out, [], "auto", lines.append).board is None
+    assert "不是 UTF-8" in lines[0] and "log.csv" in lines[0]
+    with pytest.raises(records.RecordError, match="--out 换一个名字"):
+        records.Records(out, [], "on")
+
+
 def test_tensorboard_written_or_clearly_missing(tree, tmp_path, monkeypatch):
     from lstm_lib.training import records
 

@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lstm_lib.files import SHOW_BYTES
+
 # argparse 的报错只有英文，逐条换成中文
 ARGPARSE_MESSAGES = (
     (r"the following arguments are required: (.*)", r"缺少参数：\1"),
@@ -100,10 +102,10 @@ class ChineseParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="显示本帮助并退出")
 
     def parse_known_args(self, args=None, namespace=None):
-        # 终端的编码写不出汉字时以问号代替，不因为一句帮助就崩溃
+        # 终端的编码写不出汉字时以问号代替，文件名里认不出的字节写成 \xd6，不因为一句话就崩溃
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")
+                stream.reconfigure(errors=SHOW_BYTES)
         return super().parse_known_args(args, namespace)
 
     def exit(self, status=0, message=None):

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_lib.cli import UserError
-from lstm_lib.files import REASONS, atomic_path, os_reason
+from lstm_lib.files import REASONS, atomic_path, c_path, os_reason
 
 FORMATS = {
     ".wav": "WAV",
@@ -220,7 +220,7 @@ def new_audio(path: Path, source):
             ) from error
         try:
             sink = soundfile.SoundFile(
-                temporary, "w", source.samplerate, source.channels, subtype=subtype, format=container
+                c_path(temporary), "w", source.samplerate, source.channels, subtype=subtype, format=container
             )
         except soundfile.SoundFileError as error:
             raise UserError(

@@ -12,7 +12,8 @@ DESCRIPTION = """\
 在成对的（纯净、带噪）文件夹上打分：SI-SDR、STOI，装了 pesq 包还有 PESQ。
 
 表里依次是：不处理的带噪语音（下限）、几种经典方法、网络、理想掩蔽（已知答案时的理想比值掩蔽，作参照）。
-文件按名字配对，任意采样率、声道数；读不了的、没有语音的跳过，并报告。"""
+文件按名字配对，任意采样率、声道数；读不了的、没有声音的跳过，并报告。
+太短的（STOI 要约 0.4 秒语音，PESQ 要 0.25 秒）算不出的那一格空着，平均只算其余的，也会说明。"""
 
 EPILOG = """\
 例子：
@@ -56,12 +57,15 @@ def run(args) -> int:
         check_csv(Path(args.csv))
     try:
         pairs = find_pairs(args)
+        check_roles(args, pairs)
         measures = [m for m in evaluation.available_measures() if m != "pesq" or not args.no_pesq]
         check_model(args.model)
         scores = evaluation.evaluate(pairs, args.model, measures, workers(args, pairs), progress(len(pairs)))
         report(args, scores, len(pairs))
         print(evaluation.table(scores))
-        explain(scores, args.no_pesq)
+        for line in evaluation.explain(scores):
+            print(line)
+        suggest_pesq(args.no_pesq)
         if args.csv:
             with writing("--csv", args.csv):
                 evaluation.write_csv(args.csv, scores)
@@ -85,8 +89,8 @@ def find_pairs(args):
     from lstm_lib.training import folders, known, sources
 
     roots = [tuple(map(Path, pair)) for pair in args.paired]
-    for root in map(Path, args.data):
-        found = [p for each in known.recognise(root) for p in each.pairs("test")] if root.is_dir() else []
+    for root in map(folders.existing_folder, args.data):
+        found = [p for each in known.recognise(root) for p in each.pairs("test")]
         if not found:
             raise UserError(f"--data {root}：没有找到认得的测试集；请用 --paired 给出纯净与带噪两个文件夹。")
         roots += found
@@ -99,7 +103,29 @@ def find_pairs(args):
         print(f"跳过 {each.path}：{each.reason}", file=sys.stderr)
     for line in folders.notes(file for p in pairs for file in (p.clean, p.noisy)):
         print(line, file=sys.stderr)
-    return pairs
+    once = {(p.clean.path, p.noisy.path): p for p in pairs}
+    if len(once) < len(pairs):
+        print(f"注意：有 {len(pairs) - len(once)} 对给了不止一次，只算一次", file=sys.stderr)
+    return list(once.values())
+
+
+def check_roles(args, pairs):
+    """``--csv`` 不能盖掉声音或检查点；拿训练过的声音来评测，说一声。"""
+    from lstm_lib.training.overlap import listed, same_sound
+    from lstm_lib.training.sources import trained_on
+
+    files = [f for p in pairs for f in (p.clean, p.noisy)]
+    if args.csv and os.path.exists(args.csv):
+        given = [("评测的声音", f.path) for f in files]
+        given += [("--model 的检查点", args.model)] if args.model else []
+        for what, path in given:
+            if os.path.exists(path) and os.path.samefile(path, args.csv):
+                raise UserError(f"--csv {args.csv} 就是{what} {path}，写了会毁掉它；请换一个文件名。")
+    same = same_sound(trained_on(args.model), files) if args.model else []
+    if same:
+        print(
+            f"注意：{listed(same)}是这个网络训练时用过的，得分会偏高；请用没有训练过的声音。", file=sys.stderr
+        )
 
 
 def check_model(model):
@@ -133,15 +159,9 @@ def report(args, scores, total):
     print(f"{total - len(scores.bad)} 对文件的平均")
 
 
-def explain(scores, no_pesq: bool):
-    """说明表里缺了什么；自己说了不要 PESQ 的，不必再提。"""
-    import numpy as np
+def suggest_pesq(no_pesq: bool):
+    """没有装 pesq 的，说一声；自己说了不要 PESQ 的，不必提。"""
+    from lstm_lib.training.evaluation import available_measures
 
-    from lstm_lib.training.evaluation import MEASURES, NOISY, available_measures
-
-    for measure in scores.measures:
-        missing = int(np.isnan(scores.values[NOISY][measure]).sum())
-        if missing:
-            print(f"{MEASURES[measure]}：有 {missing} 对太短或没有语音，算不出，不在平均之内")
     if not no_pesq and "pesq" not in available_measures():
         print("没有安装 pesq 包，所以没有 PESQ 一列；要它就 pip install pesq（需要 C 编译器）")

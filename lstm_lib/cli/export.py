@@ -54,7 +54,9 @@ def run(args) -> int:
     check_writable("--out", out)
     try:
         network = checkpoint.load_network(args.checkpoint) if args.checkpoint else load_trained()
-        files, worst = export.export(network, args.to, out, args.streaming, args.fp16, args.int8)
+        files, worst = export.export(
+            network, args.to, out, args.streaming, args.fp16, args.int8, origin=args.checkpoint
+        )
     except OSError as error:
         raise UserError(os_reason(error)) from error
     except ValueError as error:

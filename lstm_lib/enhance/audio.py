@@ -21,7 +21,7 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_lib.enhance.containers import JOINED, ContainerError, examine
-from lstm_lib.files import REASONS, atomic_path
+from lstm_lib.files import REASONS, atomic_path, c_path
 from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, write_blocks
 
 N_FFT = 512
@@ -420,7 +420,12 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(
-                temporary, "w", sample_rate, channels, subtype or SUBTYPES.get(suffix), format=container
+                c_path(temporary),
+                "w",
+                sample_rate,
+                channels,
+                subtype or SUBTYPES.get(suffix),
+                format=container,
             ) as sink:
                 write_blocks(sink, wave)
         except (

@@ -71,9 +71,13 @@ def spectral_gate(
 
     先在整段里找最安静的 0.4 秒当作噪声样本；每个频点的门限是样本对数谱的均值加 ``threshold`` 倍标准差，
     高于门限的点留下，掩蔽再在频率与时间上平滑。它要看完整段才能动手，不能流式运行。
-    1024 点、帧移 256 的 STFT 是它自己的选择。
+    1024 点、帧移 256 的 STFT 是它自己的选择；不足一个窗的波形是 ``ValueError``。
     """
     size, hop = 1024, 256
+    if len(noisy) < size:  # scipy 会悄悄换一个短窗，频点就对不上了
+        raise ValueError(
+            f"平稳谱门要至少 {size} 个样点（{1000 * size // SAMPLE_RATE} 毫秒），只有 {len(noisy)} 个"
+        )
     _, _, spectrum = signal.stft(noisy, nperseg=size, noverlap=size - hop, padded=False)
     level = 20 * np.log10(np.abs(spectrum) + 1e-10)
     level = np.maximum(level, level.max(axis=1, keepdims=True) - 80)

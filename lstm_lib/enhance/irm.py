@@ -20,7 +20,7 @@ from torch import nn
 
 from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, istft, stft
 from lstm_lib.enhance.config import DOCUMENT, REPAIRED, NetworkConfig
-from lstm_lib.files import atomic_path
+from lstm_lib.files import atomic_path, utf8_path
 
 EPS = 1e-12
 OLD_FILES = {"true": REPAIRED, "false": DOCUMENT}  # 从前的权重文件只记着 repaired
@@ -132,7 +132,9 @@ def load(path) -> IRMNetwork:
     找不到文件是 ``FileNotFoundError``；文件损坏、配置写坏了、权重与配置对不上是 ``ValueError``，说明哪里不对。
     """
     metadata = read_metadata(path)
-    return rebuild(metadata.get("config"), metadata.get("repaired", "true"), load_file(path), path)
+    with utf8_path(path) as readable:
+        weights = load_file(readable)
+    return rebuild(metadata.get("config"), metadata.get("repaired", "true"), weights, path)
 
 
 def rebuild(config: str | None, repaired: str, weights: dict[str, torch.Tensor], path) -> IRMNetwork:
@@ -173,7 +175,7 @@ def read_metadata(path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"找不到权重文件 {path}；请检查路径。")
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             return file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} 不是完整的 safetensors 权重文件：{error}") from error

@@ -21,12 +21,12 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     estimate = np.asarray(as_wave(estimate, "estimate"), dtype=np.float64)
     if reference.shape != estimate.shape:
         raise ValueError(f"参考与估计要一样长，实际是 {len(reference)} 与 {len(estimate)} 个样点。")
-    if len(reference) == 0 or not (reference - reference.mean()).any():
+    if len(reference) == 0 or np.ptp(reference) == 0:  # 减去均值再看，会剩下舍入误差
         raise ValueError("参考信号是空的、全零或常数，SI-SDR 没有定义；请换一段有声音的参考。")
+    if np.ptp(estimate) == 0:
+        return -math.inf
     reference = reference - reference.mean()
     estimate = estimate - estimate.mean()
-    if not estimate.any():
-        return -math.inf
     target = (estimate @ reference) / (reference @ reference) * reference
     with np.errstate(divide="ignore"):
         return float(10 * (np.log10(energy(target)) - np.log10(energy(estimate - target))))

@@ -1,5 +1,6 @@
 """把训练好的网络交给别的引擎：ONNX、ncnn、本书的二进制文件；先与 torch 对过，再让文件出现。"""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,13 +26,20 @@ class ExportError(ValueError):
 
 
 def export(
-    network: IRMNetwork, to: str, out, streaming: bool = False, fp16: bool = False, int8: bool = False
+    network: IRMNetwork,
+    to: str,
+    out,
+    streaming: bool = False,
+    fp16: bool = False,
+    int8: bool = False,
+    origin=None,
 ):
     """导出并核对，返回（写出的文件, 最大差）。
 
     ``to`` 是 onnx、ncnn 或 bin。``out`` 可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm。
     ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。``fp16`` 只用于 ncnn，``int8`` 只用于 bin。
-    核对不上、参数不合、要写的名字已是文件夹或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
+    ``origin``：网络是从这个检查点读来的，不能盖掉它。
+    核对不上、参数不合、要写的名字已是文件夹、检查点或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
     """
     network = network.eval()
     out = Path(out)
@@ -48,7 +56,7 @@ def export(
         tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE_INT8 if int8 else TOLERANCE
         worst = verify(network, engine, streaming, tolerance)
         targets = [_target(out, to, source.name) for source in made]
-        _check_targets(targets, to)
+        _check_targets(targets, to, origin)
         for source, target in zip(made, targets, strict=True):
             try:
                 with atomic_path(target) as temporary:
@@ -66,8 +74,12 @@ def _target(out: Path, to: str, name: str) -> Path:
     return stem.with_name(stem.name + name.removeprefix("model"))
 
 
-def _check_targets(targets, to: str) -> None:
+def _check_targets(targets, to: str, origin) -> None:
     for target in targets:
+        if origin and target.exists() and os.path.exists(origin) and target.samefile(origin):
+            raise ExportError(
+                f"{target} 就是要导出的检查点 {origin}，写了会毁掉它；请换一个文件名。没有写文件。"
+            )
         if target.is_dir():
             raise ExportError(f"{target} 是一个已有的文件夹；请换一个文件名。没有写文件。")
         param = target.with_suffix(".param")

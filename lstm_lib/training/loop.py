@@ -61,7 +61,7 @@ def train(
         say = say if world.is_writer else (lambda *_: None)
         with _only_writer(out, world):
             prepared = _guarded(world, lambda: _prepare(data, out, restart, say))
-            corpora = sources.shared_index(world, out / "index.npz", prepared["fingerprint"])
+            corpora = sources.shared_index(world, out / sources.INDEX, prepared["fingerprint"])
             settings.settle_steps(corpora[0].seconds, prepared["state"] and prepared["state"]["settings"])
             run = _Run(settings, out, device, amp, workers, world, say, corpora, data.max_bad)
             run.again += "（去掉 --restart）" if restart else ""
@@ -124,7 +124,7 @@ def _prepare(data, out, restart, say):
         say(f"跳过 {len(gathered.bad)} 个不能用的文件，名单在 {out / 'unreadable.txt'}：")
         for bad in gathered.bad[:5]:
             say(f"  {bad.path}：{bad.reason}")
-    sources.save_index(out / "index.npz", gathered)
+    sources.save_index(out / sources.INDEX, gathered)
     fingerprint = sources.fingerprint(gathered.train, gathered.valid)
     return {"fingerprint": fingerprint, "state": state, "bad": gathered.bad, "held": gathered.held}
 

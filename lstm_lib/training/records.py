@@ -23,6 +23,14 @@ class Records:
         if choice == "off":
             return None
         try:
+            str(self.out).encode("utf-8")
+        except UnicodeEncodeError as error:
+            hint = f"TensorBoard 写不了 {self.out}：名字不是 UTF-8"
+            if choice == "on":
+                raise RecordError(f"{hint}；请给 --out 换一个名字，或去掉 --tensorboard。") from error
+            self.say(f"{hint}；只写其中的 log.csv。")
+            return None
+        try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             hint = "没有安装 tensorboard（pip install tensorboard）"

@@ -13,7 +13,10 @@ import numpy as np
 from lstm_lib.files import atomic_path
 from lstm_lib.training import folders, known
 from lstm_lib.training.dataset import Corpus, FileTable
-from lstm_lib.training.folders import DataError
+from lstm_lib.training.folders import AudioFile, Bad, DataError
+from lstm_lib.training.overlap import listed, same_partners, same_sound
+
+INDEX = "index.npz"  # 训练的输出文件夹里，用了哪些文件的清单
 
 
 @dataclass
@@ -65,11 +68,12 @@ def gather(sources: Sources, previous: dict | None = None) -> Gathered:
         raise DataError("没有给训练数据：请给 --speech 与 --noise，或 --paired，或 --data。")
     bad, train, valid = [], {}, {}
     held = {side: dict(groups) for side, groups in previous.items()}
-    for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
-        files = _scan(kind, roots, sources, bad) if roots else []
-        train[kind], valid[kind] = _split(kind, files, sources, held, report)
-    pairs = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
-    train["pairs"], valid["pairs"] = _split("pairs", pairs, sources, held, report)
+    roots_of = {"speech": speech_roots, "noise": noise_roots}
+    found = {kind: _scan(kind, roots, sources, bad) if roots else [] for kind, roots in roots_of.items()}
+    found["pairs"] = [p for roots in pair_roots for p in scan_pairs(*roots, sources, bad)]
+    _refuse_two_roles(found)
+    for kind, items in found.items():
+        train[kind], valid[kind] = _split(kind, items, sources, held, report)
     if sources.valid:
         fixed = scan_pairs(*sources.valid, sources, bad)
         report.append(f"验证：成对的 {len(fixed)} 对，来自 {sources.valid[0]}")
@@ -85,7 +89,10 @@ def valid_pair(given) -> tuple[Path, Path]:
     """--valid 的一个或两个文件夹 → 成对的（纯净、带噪）。"""
     if len(given) == 2:
         return Path(given[0]), Path(given[1])
-    root = Path(given[0])
+    root = folders.existing_folder(given[0])
+    inner = [p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    if not (root / "clean").is_dir() and len(inner) == 1:  # 解压时多套了一层
+        root = inner[0]
     pairs = [p for found in known.recognise(root) for p in found.pairs("test")] if root.is_dir() else []
     pairs += (
         [(root / "clean", root / "noisy")] if (root / "clean").is_dir() and (root / "noisy").is_dir() else []
@@ -102,13 +109,13 @@ def _resolve(sources, report):
     """认得的布局换成其中该用的子文件夹；不认得的原样用。"""
     speech, noise, pairs = [], [], [tuple(map(Path, p)) for p in sources.paired]
     for role, roots, target in (("speech", sources.speech, speech), ("noise", sources.noise, noise)):
-        for root in map(Path, roots):
-            found = [f for f in known.recognise(root) if f.folders(role)] if root.is_dir() else []
+        for root in map(folders.existing_folder, roots):
+            found = [f for f in known.recognise(root) if f.folders(role)]
             for each in found:
                 report.append(f"{root} 认作 {each.layout.name}：{each.layout.note}")
             target += [folder for each in found for folder in each.folders(role)] or [root]
-    for root in map(Path, sources.data):
-        found = known.recognise(root) if root.is_dir() else []
+    for root in map(folders.existing_folder, sources.data):
+        found = known.recognise(root)
         if not found:
             names = "、".join(layout.name for layout in known.LAYOUTS)
             raise DataError(
@@ -140,18 +147,36 @@ KINDS = {"speech": "语音", "noise": "噪声", "pairs": "成对数据"}
 def _scan(kind, roots, sources, bad):
     pattern = sources.speaker if kind == "speech" else None
     good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
-    folders.check_bad(unusable, len(good), sources.max_bad, f"{KINDS[kind]}（{'、'.join(map(str, roots))}）")
+    what = f"{KINDS[kind]}（{'、'.join(map(str, roots))}）"
+    folders.check_bad(unusable, len(good), sources.max_bad, what, roots)
     bad += unusable
     return good
 
 
 def scan_pairs(clean_root, noisy_root, sources, bad):
-    """扫描两个文件夹并配对；不能用的添进 ``bad``，太多就抛 :class:`DataError`。"""
+    """扫描两个文件夹并配对；不能用的添进 ``bad``，太多就抛 :class:`DataError`。
+
+    两个文件夹是同一个时拒绝；带噪的与纯净的内容完全相同的，算不能用。
+    """
+    clean_root, noisy_root = folders.existing_folder(clean_root), folders.existing_folder(noisy_root)
+    if clean_root.samefile(noisy_root):
+        raise DataError(
+            f"纯净 {clean_root} 与带噪 {noisy_root} 是同一个文件夹；请分别给出纯净与带噪的文件夹。"
+        )
     clean, bad_clean = folders.scan([clean_root], sources.speaker)
     noisy, bad_noisy = folders.scan([noisy_root], sources.speaker)
-    pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root)
-    unusable = bad_clean + bad_noisy + unmatched
-    folders.check_bad(unusable, 2 * len(pairs), sources.max_bad, f"成对数据（{clean_root} 与 {noisy_root}）")
+    pairs, unmatched = folders.pair(clean, noisy, clean_root, noisy_root, (bad_clean, bad_noisy))
+    same = same_partners([(p.clean, p.noisy) for p in pairs])
+    if same and len(same) == len(pairs):
+        raise DataError(
+            f"纯净 {clean_root} 与带噪 {noisy_root} 里是同样的声音：{listed(same)}；"
+            "请检查两个文件夹有没有给错，带噪的应当有噪声。"
+        )
+    reasons = {other.path: f"与纯净的 {one.path} 是同样的声音，没有噪声" for one, other in same}
+    pairs = [p for p in pairs if p.noisy.path not in reasons]
+    unusable = bad_clean + bad_noisy + unmatched + [Bad(*item) for item in reasons.items()]
+    what = f"成对数据（{clean_root} 与 {noisy_root}）"
+    folders.check_bad(unusable, 2 * len(pairs), sources.max_bad, what, (clean_root, noisy_root))
     bad += unusable
     return pairs
 
@@ -178,6 +203,13 @@ def _split(kind, items, sources, held, report):
     _remember(held, kind, durations.keys() - chosen, chosen)
     train = [i for i, f in zip(items, files, strict=True) if f.group not in chosen]
     valid = [i for i, f in zip(items, files, strict=True) if f.group in chosen]
+    plain = [[i.clean if kind == "pairs" else i for i in side] for side in (train, valid)]
+    same = same_sound(*plain)
+    if same:
+        report.append(
+            f"注意：{name}的验证里有{listed(same)}与训练的是同样的声音，得分会偏高；请去掉重复的文件，"
+            "或让它们的名字认得出是同一个来源"
+        )
     counts = f"训练 {len(train)} 个、验证 {len(valid)} 个"
     report.append(f"{name}：{len(items)} 个文件，{total}，{len(durations)} 个{unit}；{counts}")
     if kind != "noise" and all(f.group == f.path for f in files):
@@ -199,12 +231,24 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} 小时" if seconds >= 3600 else f"{seconds / 60:.1f} 分钟"
 
 
+def _refuse_two_roles(found):
+    """同样的声音不能既是要留下的，又是要去掉的。"""
+    clean, noisy = [p.clean for p in found["pairs"]], [p.noisy for p in found["pairs"]]
+    for one, one_role, other, other_role, advice in (
+        (found["speech"], "语音", found["noise"], "噪声", "--speech 与 --noise"),
+        (clean, "纯净", found["noise"], "噪声", "--paired 与 --noise"),
+        (found["speech"], "语音", noisy, "带噪", "--speech 与 --paired"),
+    ):
+        same = same_sound(one, other)
+        if same:
+            raise DataError(f"{listed(same)}既当{one_role}又当{other_role}；请把 {advice} 分开。")
+
+
 def _refuse_overlap(fixed, train):
-    used = {f.path for f in (*train["speech"], *train["noise"])}
-    used |= {f.path for p in train["pairs"] for f in (p.clean, p.noisy)}
-    both = [f.path for p in fixed for f in (p.clean, p.noisy) if f.path in used]
-    if both:
-        raise DataError(f"{both[0]} 等 {len(both)} 个文件既在训练里又在 --valid 里；请把两者分开。")
+    used = [*train["speech"], *train["noise"], *(f for p in train["pairs"] for f in (p.clean, p.noisy))]
+    same = same_sound(used, [f for p in fixed for f in (p.clean, p.noisy)])
+    if same:
+        raise DataError(f"{listed(same)}既在训练里又在 --valid 里；请把两者分开。")
 
 
 def _corpus(parts):
@@ -224,6 +268,19 @@ def load_index(path) -> tuple[Corpus, Corpus]:
     """读回 :func:`save_index` 写下的（训练, 验证）。"""
     with np.load(path, allow_pickle=False) as arrays:
         return Corpus.from_arrays(arrays, "train"), Corpus.from_arrays(arrays, "valid")
+
+
+def trained_on(model) -> list[AudioFile]:
+    """检查点 ``model``（文件，或训练的输出文件夹）旁边的清单里训练用的声音；没有或读不了清单就是空的。"""
+    folder = Path(model) if Path(model).is_dir() else Path(model).parent
+    try:
+        corpus, _ = load_index(folder / INDEX)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return []
+    tables = corpus.speech, corpus.noise, corpus.clean, corpus.noisy
+    return [
+        AudioFile(t.path(i), int(t.frames[i]), int(t.rates[i]), "") for t in tables for i in range(len(t))
+    ]
 
 
 def shared_index(world, path, expected: str) -> tuple[Corpus, Corpus]:
