@@ -49,8 +49,7 @@ static lstm_cell separate(const lstm_cell *packed, int width, int quantized) {
     cell.weight = own(packed->weight, rows * columns * (quantized ? 1 : 4));
     cell.bias = own(packed->bias, rows * 4);
     cell.scale = own(packed->scale, rows * 8), cell.offset = own(packed->offset, rows * 8);
-    cell.projection =
-        own(packed->projection, (int64_t)cell.hidden_size * cell.output_size * 4);
+    cell.projection = own(packed->projection, (int64_t)cell.hidden_size * cell.output_size * 4);
     return cell;
 }
 
@@ -69,7 +68,8 @@ int main(int argc, char **argv) {
         const lstm_model *model =
             memory ? lstm_model_open(file, words * 4, level, head[1], memory, &error) : NULL;
         if (!model) {
-            fprintf(stderr, "第 %lld 字节：%s\n", (long long)error.offset, lstm_message(error.code));
+            fprintf(stderr, "第 %lld 字节：%s\n", (long long)error.offset,
+                    lstm_message(error.code));
             return 2;
         }
         free(file);

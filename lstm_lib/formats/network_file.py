@@ -39,7 +39,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,12 +169,10 @@ def decode(data: bytes, name: str | None = None) -> NetworkFile:
     dtype = "int8" if fields["dtype"] == INT8 else config.dtype
     head, flags = fields["head_size"], fields["flags"]
     width = config.num_directions * config.output_size
-    shapes = dict(config.shapes())
-    if head:
-        shapes["head.weight"] = (head, width)
-        if flags & FLAG_HEAD_BIAS:
-            shapes["head.bias"] = (head,)
-    expected = sum(_stored_bytes(key, shape, dtype) for key, shape in shapes.items())
+    tail: dict[str, tuple[int, ...]] = {"head.weight": (head, width)} if head else {}
+    if flags & FLAG_HEAD_BIAS:
+        tail["head.bias"] = (head,)
+    expected = _data_bytes(config, tail, dtype)
     if fields["data_size"] != expected:
         raise WeightFileError(f"数据区长度记为 {fields['data_size']}，按各尺寸应为 {expected}", 40, name)
     end = HEADER_SIZE + expected
@@ -192,7 +190,7 @@ def decode(data: bytes, name: str | None = None) -> NetworkFile:
             name,
         )
     arrays, integers, offset = {}, {}, HEADER_SIZE
-    for key, shape in shapes.items():
+    for key, shape in (config.shapes() | tail).items():
         size = _stored_bytes(key, shape, dtype)
         if dtype == "int8" and _is_matrix(key):
             q, step = _read_integers(data, offset, shape, name)
@@ -248,6 +246,19 @@ def _stored_bytes(name: str, shape: tuple[int, ...], dtype: str) -> int:
     if dtype == "int8" and _is_matrix(name):
         return -(-count // 4) * 4 + 4 * shape[0]
     return count * (8 if dtype == "float64" else 4)
+
+
+def _data_bytes(config: LSTMConfig, tail: dict[str, tuple[int, ...]], dtype: str) -> int:
+    """数据区应有的字节数。第 1 层以上各层一样大，所以只数两层：读到荒唐的层数也不会卡住。"""
+    one, two = (
+        sum(
+            _stored_bytes(name, shape, dtype)
+            for name, shape in replace(config, num_layers=n).shapes().items()
+        )
+        for n in (1, 2)
+    )
+    end = sum(_stored_bytes(name, shape, dtype) for name, shape in tail.items())
+    return one + (two - one) * (config.num_layers - 1) + end
 
 
 def _check_stft(stft: STFT, config: LSTMConfig, outputs: int) -> None:

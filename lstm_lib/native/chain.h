@@ -10,7 +10,8 @@ static void fft_pass4(const fft_plan *plan, int m, int s, const float *restrict 
     for (int p = 0; p < m; p++) {
         const float *c = plan->cosine, *d = plan->sine;
         const int t = p * s;
-        const float c1 = c[t], d1 = d[t], c2 = c[2 * t], d2 = d[2 * t], c3 = c[3 * t], d3 = d[3 * t];
+        const float c1 = c[t], d1 = d[t], c2 = c[2 * t], d2 = d[2 * t], c3 = c[3 * t],
+                    d3 = d[3 * t];
         for (int q = 0; q < s; q++) {
             const int in = q + s * p, out = q + 4 * s * p;
             const float ar = xr[in] + xr[in + 2 * step], ai = xi[in] + xi[in + 2 * step];
@@ -65,7 +66,8 @@ static int fft(const fft_plan *plan, float *const a[4]) {
 
 // [实数的 FFT]
 /* 实数序列的谱：偶数号当实部、奇数号当虚部，做一个长度减半的复数变换，再拆开。re、im 各 size + 1 个。 */
-static void real_fft(const fft_plan *plan, const float *x, float *const a[4], float *re, float *im) {
+static void real_fft(const fft_plan *plan, const float *x, float *const a[4], float *re,
+                     float *im) {
     const int size = plan->size;
     for (int k = 0; k < size; k++) a[0][k] = x[2 * k], a[1][k] = x[2 * k + 1];
     const int at = fft(plan, a);

@@ -23,7 +23,8 @@ typedef struct enhancer enhancer;
 typedef struct {
     int32_t level;    /* 指令集级别；-1：取这台机器支持的最高一级 */
     int32_t quantize; /* 1：浮点的权重也量化成 int8 */
-    int32_t group;    /* 一次最多几个帧移一起算，1…256；0：缺省。多了快（离线），少了省内存；结果一样 */
+    int32_t
+        group; /* 一次最多几个帧移一起算，1…256；0：缺省。多了快（离线），少了省内存；结果一样 */
 } enhancer_options;
 
 typedef struct {
@@ -69,11 +70,11 @@ const char *enhancer_message(int32_t code);
 enum { FFT_FACTORS = 24 };
 
 typedef struct {
-    int32_t size;                  /* n_fft / 2：两个实数拼成一个复数，长度减半 */
-    int32_t count;                 /* 因子的个数 */
-    int32_t factor[FFT_FACTORS];   /* size 分解成的因子，4 尽量多 */
-    const float *cosine, *sine;    /* [size]：e^{-2πik/size} 的实部与虚部 */
-    const float *half_c, *half_s;  /* [size + 1]：e^{-2πik/n_fft} */
+    int32_t size;                 /* n_fft / 2：两个实数拼成一个复数，长度减半 */
+    int32_t count;                /* 因子的个数 */
+    int32_t factor[FFT_FACTORS];  /* size 分解成的因子，4 尽量多 */
+    const float *cosine, *sine;   /* [size]：e^{-2πik/size} 的实部与虚部 */
+    const float *half_c, *half_s; /* [size + 1]：e^{-2πik/n_fft} */
 } fft_plan;
 // [/FFT 的准备]
 
@@ -89,10 +90,10 @@ struct enhancer {
     float *history; /* [n_fft - hop + group·hop]：前面是最近的旧样点 */
     float *overlap; /* [n_fft]：还没有加完的输出 */
     /* 草稿 */
-    float *re, *im;       /* [group][row]：带噪谱，row = n_fft/2 + 1 补到 16 的倍数 */
-    float *x, *h, *mask;  /* [group][input_size]、[group][hidden]、[group][row 或 bins] */
-    float *work[4];       /* [n_fft/2] 四份，FFT 用 */
-    float *frame;         /* [n_fft] */
+    float *re, *im;      /* [group][row]：带噪谱，row = n_fft/2 + 1 补到 16 的倍数 */
+    float *x, *h, *mask; /* [group][input_size]、[group][hidden]、[group][row 或 bins] */
+    float *work[4];      /* [n_fft/2] 四份，FFT 用 */
+    float *frame;        /* [n_fft] */
     void *dense;
     void *begin; /* 一路流的状态（到 re 为止）从这里起，reset 时清零 */
 };

@@ -150,7 +150,8 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
     for (int64_t done = 0; done < frames; done += w->chunk) {
         const int64_t many = MIN(w->chunk, frames - done);
         const int64_t first = cell->backward ? frames - done - many : done;
-        const rows in = {2, padded, h_padded, x + first * batch * columns, columns, w->x_q, w->x_step};
+        const rows in = {2,       padded, h_padded, x + first * batch * columns,
+                         columns, w->x_q, w->x_step};
         if (quantized)
             for (int64_t j = 0; j < many * batch; j++)
                 w->x_step[j] = quantize(in.f + j * columns, columns, w->x_q + j * padded, padded);
@@ -257,7 +258,14 @@ static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t 
 }
 
 /* 一块的结果过 sigmoid（或不过），放回各自的位置：y 是第一段里的那个单元，各段相距 units 个数 */
-#define SPREAD(width)                                                                                  for (int part = 0; part < 4; part++) {                                                                 JOIN(vf, width) v;                                                                                 memcpy(&v, from + part * width, sizeof v);                                                         if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                                  const int64_t start = part * units + unit, room = MIN(units - unit, size - start);                 if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                            }
+#define SPREAD(width)                                                                              \
+    for (int part = 0; part < 4; part++) {                                                         \
+        JOIN(vf, width) v;                                                                         \
+        memcpy(&v, from + part * width, sizeof v);                                                 \
+        if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                          \
+        const int64_t start = part * units + unit, room = MIN(units - unit, size - start);         \
+        if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                        \
+    }
 
 static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmoid, const float *x,
                   float *y, int64_t count, void *scratch) {
@@ -276,7 +284,7 @@ static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmo
             (quantized ? project_int8_4 : project_float_4)(layer, unit, &in, count, w.pre, w.units);
         else
             (quantized ? WIDE_FN(project_int8) : WIDE_FN(project_float))(layer, unit, &in, count,
-                                                                        w.pre, w.units);
+                                                                         w.pre, w.units);
         for (int64_t j = 0; j < count; j++) {
             const float *from = w.pre + 4 * (j * w.units + unit);
             float *to = y + j * size;

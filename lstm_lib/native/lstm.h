@@ -77,7 +77,8 @@ struct enhancer;
 typedef struct {
     int width;
     int64_t (*dense_bytes)(const lstm_net *, const lstm_cell *, int64_t);
-    void (*dense)(const lstm_net *, const lstm_cell *, int, const float *, float *, int64_t, void *);
+    void (*dense)(const lstm_net *, const lstm_cell *, int, const float *, float *, int64_t,
+                  void *);
     void (*hops)(struct enhancer *, const float *, float *, int64_t);
     int64_t (*scratch_bytes)(const lstm_net *, int64_t, int32_t);
     void (*run)(lstm_stream *, const float *, float *, int64_t);

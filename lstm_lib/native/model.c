@@ -27,7 +27,8 @@ const char *lstm_message(int32_t code) {
         [LSTM_INT8_RANGE] = "int8 权重是 -128，只许 -127 到 127",
         [LSTM_STEP] = "量化步长应是非负的有限数",
         [LSTM_STFT] = "STFT 的约定不认识，或与网络的尺寸不符",
-        [LSTM_NOT_MASK] = "这是一个 LSTM 的权重，不是语音增强网络：请用 export --to bin 导出整个网络",
+        [LSTM_NOT_MASK] =
+            "这是一个 LSTM 的权重，不是语音增强网络：请用 export --to bin 导出整个网络",
         [LSTM_LEVEL] = "这台机器跑不了这个指令集级别",
         [LSTM_MEMORY] = "内存不够",
         [LSTM_OPTION] = "选项的值不合理",
@@ -153,8 +154,7 @@ static int read_header(const uint8_t *p, int64_t bytes, int quantize, facts *f, 
     f->header = f->version == 1 ? V1_HEADER : V2_HEADER;
     if (bytes < f->header) return fail(error, LSTM_SHORT, bytes);
     const int64_t crc_at = f->header - 4;
-    if (crc32(p, (uint64_t)crc_at) != u32(p + crc_at))
-        return fail(error, LSTM_HEADER_CRC, crc_at);
+    if (crc32(p, (uint64_t)crc_at) != u32(p + crc_at)) return fail(error, LSTM_HEADER_CRC, crc_at);
     if (u32(p + 12) != (uint32_t)f->header) return fail(error, LSTM_HEADER_SIZE, 12);
     f->flags = u32(p + 16), f->input = u32(p + 20), f->hidden = u32(p + 24);
     f->layers = u32(p + 28), f->projection = u32(p + 32), f->dtype = u32(p + 36);
@@ -174,8 +174,7 @@ static int read_header(const uint8_t *p, int64_t bytes, int quantize, facts *f, 
     for (int64_t at = f->version == 1 ? 52 : 84; at < crc_at; at++)
         if (p[at]) return fail(error, LSTM_RESERVED, at);
     const double expected = expected_bytes(f);
-    if (expected > 9e15 || (double)u64(p + 40) != expected)
-        return fail(error, LSTM_DATA_SIZE, 40);
+    if (expected > 9e15 || (double)u64(p + 40) != expected) return fail(error, LSTM_DATA_SIZE, 40);
     f->data = (int64_t)expected;
     if (bytes - f->header < f->data) return fail(error, LSTM_SHORT, bytes);
     if (bytes - f->header > f->data) return fail(error, LSTM_TRAILING, f->header + f->data);
@@ -304,9 +303,8 @@ static void pack(lstm_cell *cell, const matrix *m, const int gates[4], int64_t u
                     float value = 0;
                     if (m->dtype != INT8)
                         value = fminf(fmaxf(rintf(element(m, row, k) / divisor), -127), 127);
-                    const int8_t q = m->dtype == INT8
-                                         ? (int8_t)m->values[row * m->columns + k]
-                                         : (int8_t)value;
+                    const int8_t q =
+                        m->dtype == INT8 ? (int8_t)m->values[row * m->columns + k] : (int8_t)value;
                     ((int8_t *)cell->weight)[here] = q, sum += q;
                 }
                 if (quantized) {
@@ -397,7 +395,8 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
     for (int k = 0; k < count; k++) {
         lstm_cell cell = cell_sizes(f, k, width);
         const int64_t in = cell.input_size;
-        const matrix ih = take(f, &at, 4 * hidden, in, 1), hh = take(f, &at, 4 * hidden, size_out, 1);
+        const matrix ih = take(f, &at, 4 * hidden, in, 1),
+                     hh = take(f, &at, 4 * hidden, size_out, 1);
         matrix bias = {0}, hr = {0};
         if (f->flags & BIAS) bias = take(f, &at, 1, 4 * hidden, 0);
         if (f->projection) hr = take(f, &at, size_out, hidden, 0);
@@ -425,8 +424,8 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
         const matrix weight = take(f, &at, f->head, in, 1);
         matrix bias = {0};
         if (f->flags & HEAD_BIAS) bias = take(f, &at, 1, f->head, 0);
-        if (check && (!check_matrix(f, &weight, error) ||
-                      (bias.values && !check_matrix(f, &bias, error))))
+        if (check &&
+            (!check_matrix(f, &weight, error) || (bias.values && !check_matrix(f, &bias, error))))
             return 0;
         reserve_cell(&a, &cell, width, q, 1, padded(in, q));
         if (base && !check) {
