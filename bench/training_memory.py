@@ -21,17 +21,18 @@ RATE = 16000
 
 def make_corpus(root: Path, files: int) -> int:
     """一半语音一半噪声，每个 ``SECONDS`` 秒；返回总字节数。"""
-    wave = np.random.default_rng(0).normal(0, 0.1, int(SECONDS * RATE))
-    first = root / "first.wav"
     root.mkdir(parents=True)
-    soundfile.write(first, wave, RATE)
-    blob = first.read_bytes()
-    first.unlink()
+    blobs = {}
+    for seed, role in enumerate(("speech", "noise")):
+        wave = np.random.default_rng(seed).normal(0, 0.1, int(SECONDS * RATE))
+        soundfile.write(root / "first.wav", wave, RATE)
+        blobs[role] = bytearray((root / "first.wav").read_bytes())
+    (root / "first.wav").unlink()
     for number in range(files // 2):
-        # 各写各的：硬链接会被认出是同一个文件
-        for kind in (f"speech/spk{number % 50:03d}", "noise"):
-            folder = root / kind
+        for role, blob in blobs.items():
+            folder = root / (f"speech/spk{number % 50:03d}" if role == "speech" else role)
             folder.mkdir(parents=True, exist_ok=True)
+            blob[-4:] = number.to_bytes(4, "little")  # 各写各的：同一段声音会被认出来
             (folder / f"{number:06d}.wav").write_bytes(blob)
     return files // 2 * 2 * len(blob)
 

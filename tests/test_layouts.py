@@ -301,8 +301,13 @@ def test_every_flipped_byte_is_noticed():
             r"数据区 CRC-32 是 [0-9a-f]{8}.*第 64–\d+ 字节.*某处已损坏（CRC 查不出具体位置）",
         ),
         (GOOD[:20] + b"\x07" + GOOD[21:], 60, "文件头的 CRC-32 记的是.*文件头已损坏"),
-        (patched(8, "I", 2), 8, "版本号是 2，本程序只认版本 1；它由更新的程序写成，请升级本程序$"),
-        (patched(8, "I", 0), 8, "版本号是 0，本程序只认版本 1；这个版本号从未用过，文件已损坏$"),
+        (
+            patched(8, "I", 2),
+            8,
+            "版本号是 2，这里只认版本 1；版本 2 是整个网络的文件，请用 .*network_file.load 读$",
+        ),
+        (patched(8, "I", 3), 8, "版本号是 3，这里只认版本 1；它由更新的程序写成，请升级本程序$"),
+        (patched(8, "I", 0), 8, "版本号是 0，这里只认版本 1；这个版本号从未用过，文件已损坏$"),
         (patched(12, "I", 128), 12, "文件头长度是 128"),
         (patched(16, "I", 16 | 1), 16, "标志位 0x11"),
         (patched(16, "I", 12), 16, "标志位 0xc"),
@@ -366,9 +371,10 @@ def test_file_name_is_in_the_message(tmp_path):
     path.write_bytes(b"")
     with pytest.raises(WeightFileError, match=r"坏\.bin：第 0 字节处"):
         LSTM.load(str(path))
-    for missing in (tmp_path / "没有.bin", tmp_path):
-        with pytest.raises(FileNotFoundError, match="找不到权重文件：.*" + missing.name):
-            LSTM.load(missing)
+    with pytest.raises(FileNotFoundError, match=r"找不到权重文件：.*没有\.bin"):
+        LSTM.load(tmp_path / "没有.bin")
+    with pytest.raises(IsADirectoryError, match=f"{tmp_path.name} 是文件夹，不是权重文件"):
+        LSTM.load(tmp_path)
     with pytest.raises(WeightFileError, match=r"^权重数据：第 0 字节处"):
         LSTM.from_bytes(b"")
 
