@@ -437,6 +437,69 @@ def test_flac_without_and_with_a_wrong_count(tmp_path):
     np.testing.assert_array_equal(through(tmp_path / "a.flac", content + b"TAG" + b"x" * 125)[0], PCM)
 
 
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"),
+    [(16000, 1, "PCM_16"), (8000, 1, "PCM_S8"), (44100, 2, "PCM_24"), (192000, 3, "PCM_16")],
+)
+def test_flac_that_holds_more_than_it_says_is_never_cut(tmp_path, rate, channels, subtype):
+    """短的也认得出：帧自己记着位置。说得对的，后面跟着什么都不报。"""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.1 * noise(30011 * channels).reshape(-1, channels), rate, subtype, format="FLAC")
+    content = buffer.getvalue()
+    for after in (b"", b"TAG" + b"x" * 125, b"APETAGEX" + b"x" * 300, bytes(50)):
+        assert through(tmp_path / "a.flac", content + after)[1] == ""
+        for count in (1, 4096, 30010):
+            with pytest.raises(audio.AudioError, match=f"文件头说有 {count} 个样点，里面真有的到第 30011 个"):
+                through(tmp_path / "a.flac", content[:22] + struct.pack(">I", count) + content[26:] + after)
+
+
+def test_tags_in_front_are_no_sound(tmp_path):
+    """ID3v2 写在 wav、flac 前面：长度照样核对，也不当作拼起来的两个文件。"""
+    tag = b"ID3\x03\0\0\0\0\0\x14" + bytes(20)
+    for content, words in ((encoded("FLAC"), ""), (riff(), ""), (riff(says=500), "比文件头说的长")):
+        samples, note = through(tmp_path / "a", tag + content)
+        np.testing.assert_array_equal(samples, PCM)
+        assert words in note and bool(words) == bool(note)
+    with pytest.raises(audio.AudioError, match="不止一个声音文件"):
+        through(tmp_path / "a", tag + encoded("FLAC") * 2)
+
+
+def test_chunks_that_libsndfile_stumbles_over(tmp_path):
+    """奇数长度的块没有补齐、fmt 的长度是奇数、后面又一个空的 data：照样读，不说文件坏了。"""
+    unpadded = b"LIST" + struct.pack("<I", 9) + b"INFOabcde"
+    odd = b"fmt " + struct.pack("<I", 17) + fmt()[8:] + b"\0\0"
+    for content in (riff(before=unpadded), riff(header=odd), riff(after=b"data\0\0\0\0")):
+        samples, note = through(tmp_path / "a.wav", content)
+        np.testing.assert_array_equal(samples, PCM)
+        assert note == ""
+    samples, note = through(tmp_path / "a.wav", riff(before=unpadded, says=500))
+    np.testing.assert_array_equal(samples, PCM)
+    assert "比文件头说的长" in note
+
+
+def test_24_bits_in_4_bytes_are_not_read_as_noise(tmp_path):
+    header = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 16000, 128000, 8, 24)
+    with pytest.raises(audio.AudioError, match="占 4 字节，文件头却说是 24 位"):
+        through(tmp_path / "a.wav", riff(data=bytes(8000), header=header))
+
+
+def test_the_last_sample_cut_in_half_is_said(tmp_path):
+    samples, note = through(tmp_path / "a.wav", riff()[:-1])
+    np.testing.assert_array_equal(samples, PCM[:-1])
+    assert "比文件头说的短" in note
+
+
+def test_sphere_files_are_checked_too(tmp_path):
+    content = encoded("NIST")
+    for data, count, words in (
+        (content, len(PCM), ""),
+        (content[:-500], len(PCM) - 250, "比文件头说的短"),
+        (content + PCM[:100].tobytes(), len(PCM) + 100, "比文件头说的长"),
+    ):
+        samples, note = through(tmp_path / "a.sph", data)
+        assert len(samples) == count and words in note and bool(words) == bool(note)
+
+
 @pytest.mark.parametrize(("container", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)])
 def test_compressed_streams_cut_short_or_joined(tmp_path, container, subtype):
     buffer = io.BytesIO()
