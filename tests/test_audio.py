@@ -217,6 +217,29 @@ def test_writing(tmp_path):
         audio.write_audio(tmp_path / "e.txt", wave)
 
 
+@pytest.mark.parametrize(
+    ("name", "wave", "options", "words"),
+    [
+        ("a.wav", np.zeros((2, 3, 4)), {}, r"实际形状是 \(2, 3, 4\)"),
+        ("a.wav", np.zeros((5, 0)), {}, "实际形状"),
+        ("a.wav", np.zeros(10, np.int64), {}, "实际类型是 int64"),
+        ("a.wav", np.array(["a"]), {}, "实际类型"),
+        ("a.wav", np.zeros(10), {"subtype": "VORBIS"}, "不能用 VORBIS 编码.*PCM_24"),
+        ("a.wav", np.zeros(10), {"sample_rate": 16000.5}, "要是整数"),
+        ("a.raw", np.zeros(10), {}, "不认识扩展名"),
+    ],
+)
+def test_what_cannot_be_written_is_said_in_chinese(tmp_path, name, wave, options, words):
+    with pytest.raises(audio.AudioError, match=words):
+        audio.write_audio(tmp_path / name, wave, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_written(tmp_path):
+    audio.write_audio(tmp_path / "a.wav", np.array([0, 0.5, -0.25], np.float16), sample_rate=16000.0)
+    np.testing.assert_array_equal(audio.read_audio(tmp_path / "a.wav"), [0, 0.5, -0.25])
+
+
 def test_failed_writing_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.wav"
     audio.write_audio(path, noise(1000))

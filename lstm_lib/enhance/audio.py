@@ -414,6 +414,20 @@ def nothing(path, note: str) -> str:
     return f"{path} {note or '里一个样点也没有（时长为 0）'}；请换一个有声音的文件。"
 
 
+def _writable(wave, path) -> np.ndarray:
+    """要写进 ``path`` 的波形：(N,) 或 (N, 声道)，浮点或 16、32 位整数；别的抛 :class:`AudioError`。"""
+    wave = np.asarray(wave)
+    if wave.ndim not in (1, 2) or 0 in wave.shape[1:]:
+        raise AudioError(f"写不成 {path}：波形应是 (N,) 或 (N, 声道)，实际形状是 {wave.shape}。")
+    if wave.dtype == np.float16:
+        wave = wave.astype(np.float32)
+    if wave.dtype not in (np.float32, np.float64, np.int16, np.int32):
+        raise AudioError(
+            f"写不成 {path}：样点应是浮点（±1 为满幅）或 int16、int32，实际类型是 {wave.dtype}；请先转换。"
+        )
+    return check_samples(wave, path)
+
+
 def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype: str | None = None) -> None:
     """写声音文件，格式由扩展名定；要么整个文件出现，要么旧文件原样不动。
 
@@ -423,11 +437,15 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     path = Path(path)
     suffix = path.suffix.lower()
     container = CONTAINERS.get(suffix, suffix[1:].upper())
-    if container not in soundfile.available_formats():
+    if container == "RAW" or container not in soundfile.available_formats():
         raise AudioError(f"不会写 {path}：不认识扩展名“{path.suffix}”；请用 .wav 或 .flac。")
-    wave = np.asarray(wave)
-    check_samples(wave, path)
+    wave = _writable(wave, path)
     check_rate(sample_rate, path)
+    if sample_rate != int(sample_rate):
+        raise AudioError(f"{path} 的采样率要是整数，得到 {sample_rate} Hz；请先重采样。")
+    kinds = soundfile.available_subtypes(container)
+    if subtype is not None and subtype.upper() not in kinds:
+        raise AudioError(f"{path.suffix} 不能用 {subtype} 编码，写不成 {path}；可选：{'、'.join(kinds)}。")
     if container == "OGG" and sample_rate > OGG_RATE:
         raise AudioError(f"{path.suffix} 存不下 {sample_rate} Hz 的声音，写不成 {path}；请改成 .wav。")
     channels = wave.shape[1] if wave.ndim == 2 else 1
@@ -436,7 +454,7 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
             with soundfile.SoundFile(
                 c_path(temporary),
                 "w",
-                sample_rate,
+                int(sample_rate),
                 channels,
                 subtype or SUBTYPES.get(suffix),
                 format=container,
