@@ -61,6 +61,13 @@ function splitQuery(query) {
   return parseSearch(query).terms;
 }
 if (typeof Search !== "undefined") {
+  // 索引是普通的对象：不断开原型，搜 constructor 就找到了语言自带的函数，页面停在「搜索中」
+  const setIndex = Search.setIndex;
+  Search.setIndex = (index) => {
+    const { hasOwnProperty } = Object.prototype;  // searchtools.js 要用；查询都是小写，撞不上它
+    for (const map of [index.terms, index.titleterms]) Object.setPrototypeOf(map, { __proto__: null, hasOwnProperty });
+    setIndex(index);
+  };
   const searchStem = (term) => (/^[a-z]+$/.test(term) ? new Stemmer().stemWord(term) : term);
   // 原来的写法不搜数字，还把每个词首的减号都当作「不要」；摘要与高亮用整段中文，而不是切碎的两字
   Search._parseQuery = (query) => {

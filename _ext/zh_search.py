@@ -6,6 +6,7 @@ Sphinx 自带的中文搜索靠 jieba 切索引，却从不切查询，「遗忘
 import functools
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import snowballstemmer
@@ -36,7 +37,8 @@ class SearchChineseBigrams(SearchChinese):
 
     def split(self, text):
         terms = []
-        for match in TOKEN.finditer(text):
+        # 与查询一样先换成半角、平常的写法：h₀ 就是 h0
+        for match in TOKEN.finditer(unicodedata.normalize("NFKC", text)):
             token = match.group()
             if match["han"]:
                 terms.extend(token)

@@ -217,6 +217,29 @@ def test_writing(tmp_path):
         audio.write_audio(tmp_path / "e.txt", wave)
 
 
+@pytest.mark.parametrize(
+    ("name", "wave", "options", "words"),
+    [
+        ("a.wav", np.zeros((2, 3, 4)), {}, r"实际形状是 \(2, 3, 4\)"),
+        ("a.wav", np.zeros((5, 0)), {}, "实际形状"),
+        ("a.wav", np.zeros(10, np.int64), {}, "实际类型是 int64"),
+        ("a.wav", np.array(["a"]), {}, "实际类型"),
+        ("a.wav", np.zeros(10), {"subtype": "VORBIS"}, "不能用 VORBIS 编码.*PCM_24"),
+        ("a.wav", np.zeros(10), {"sample_rate": 16000.5}, "要是整数"),
+        ("a.raw", np.zeros(10), {}, "不认识扩展名"),
+    ],
+)
+def test_what_cannot_be_written_is_said_in_chinese(tmp_path, name, wave, options, words):
+    with pytest.raises(audio.AudioError, match=words):
+        audio.write_audio(tmp_path / name, wave, **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_written(tmp_path):
+    audio.write_audio(tmp_path / "a.wav", np.array([0, 0.5, -0.25], np.float16), sample_rate=16000.0)
+    np.testing.assert_array_equal(audio.read_audio(tmp_path / "a.wav"), [0, 0.5, -0.25])
+
+
 def test_failed_writing_keeps_the_old_file(tmp_path):
     path = tmp_path / "a.wav"
     audio.write_audio(path, noise(1000))
@@ -435,6 +458,69 @@ def test_flac_without_and_with_a_wrong_count(tmp_path):
     with pytest.raises(audio.AudioError, match="不止一个声音文件"):
         through(tmp_path / "a.flac", content * 2)
     np.testing.assert_array_equal(through(tmp_path / "a.flac", content + b"TAG" + b"x" * 125)[0], PCM)
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"),
+    [(16000, 1, "PCM_16"), (8000, 1, "PCM_S8"), (44100, 2, "PCM_24"), (192000, 3, "PCM_16")],
+)
+def test_flac_that_holds_more_than_it_says_is_never_cut(tmp_path, rate, channels, subtype):
+    """短的也认得出：帧自己记着位置。说得对的，后面跟着什么都不报。"""
+    buffer = io.BytesIO()
+    soundfile.write(buffer, 0.1 * noise(30011 * channels).reshape(-1, channels), rate, subtype, format="FLAC")
+    content = buffer.getvalue()
+    for after in (b"", b"TAG" + b"x" * 125, b"APETAGEX" + b"x" * 300, bytes(50)):
+        assert through(tmp_path / "a.flac", content + after)[1] == ""
+        for count in (1, 4096, 30010):
+            with pytest.raises(audio.AudioError, match=f"文件头说有 {count} 个样点，里面真有的到第 30011 个"):
+                through(tmp_path / "a.flac", content[:22] + struct.pack(">I", count) + content[26:] + after)
+
+
+def test_tags_in_front_are_no_sound(tmp_path):
+    """ID3v2 写在 wav、flac 前面：长度照样核对，也不当作拼起来的两个文件。"""
+    tag = b"ID3\x03\0\0\0\0\0\x14" + bytes(20)
+    for content, words in ((encoded("FLAC"), ""), (riff(), ""), (riff(says=500), "比文件头说的长")):
+        samples, note = through(tmp_path / "a", tag + content)
+        np.testing.assert_array_equal(samples, PCM)
+        assert words in note and bool(words) == bool(note)
+    with pytest.raises(audio.AudioError, match="不止一个声音文件"):
+        through(tmp_path / "a", tag + encoded("FLAC") * 2)
+
+
+def test_chunks_that_libsndfile_stumbles_over(tmp_path):
+    """奇数长度的块没有补齐、fmt 的长度是奇数、后面又一个空的 data：照样读，不说文件坏了。"""
+    unpadded = b"LIST" + struct.pack("<I", 9) + b"INFOabcde"
+    odd = b"fmt " + struct.pack("<I", 17) + fmt()[8:] + b"\0\0"
+    for content in (riff(before=unpadded), riff(header=odd), riff(after=b"data\0\0\0\0")):
+        samples, note = through(tmp_path / "a.wav", content)
+        np.testing.assert_array_equal(samples, PCM)
+        assert note == ""
+    samples, note = through(tmp_path / "a.wav", riff(before=unpadded, says=500))
+    np.testing.assert_array_equal(samples, PCM)
+    assert "比文件头说的长" in note
+
+
+def test_24_bits_in_4_bytes_are_not_read_as_noise(tmp_path):
+    header = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 16000, 128000, 8, 24)
+    with pytest.raises(audio.AudioError, match="占 4 字节，文件头却说是 24 位"):
+        through(tmp_path / "a.wav", riff(data=bytes(8000), header=header))
+
+
+def test_the_last_sample_cut_in_half_is_said(tmp_path):
+    samples, note = through(tmp_path / "a.wav", riff()[:-1])
+    np.testing.assert_array_equal(samples, PCM[:-1])
+    assert "比文件头说的短" in note
+
+
+def test_sphere_files_are_checked_too(tmp_path):
+    content = encoded("NIST")
+    for data, count, words in (
+        (content, len(PCM), ""),
+        (content[:-500], len(PCM) - 250, "比文件头说的短"),
+        (content + PCM[:100].tobytes(), len(PCM) + 100, "比文件头说的长"),
+    ):
+        samples, note = through(tmp_path / "a.sph", data)
+        assert len(samples) == count and words in note and bool(words) == bool(note)
 
 
 @pytest.mark.parametrize(("container", "subtype"), [("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)])

@@ -211,13 +211,17 @@ def test_bad_input_is_one_clear_line_and_leaves_the_old_output(run, tmp_path, na
         ("./x/../a.wav", "同一个文件"),
         ("链接.wav", "同一个文件"),
         ("长" * 100 + ".wav", "名字太长"),
+        ("圈.wav", "符号链接绕成了圈"),
+        ("网络.wav", "--model 的检查点"),
     ],
 )
-def test_bad_output_is_refused_before_any_work(run, tmp_path, target, says):
+def test_bad_output_is_refused_before_any_work(run, model, tmp_path, target, says):
     (tmp_path / "x").mkdir()
     (tmp_path / "文件夹.wav").mkdir()
     soundfile.write("a.wav", noise(1000), 16000)
     os.symlink("a.wav", "链接.wav")
+    os.symlink("圈.wav", "圈.wav")
+    os.link(model, "网络.wav")
     before = (tmp_path / "a.wav").read_bytes()
     code, _, err = run("a.wav", target)
     assert code == 1 and says in err and "请" in err
@@ -446,6 +450,46 @@ def test_inputs_that_cannot_be_rewound(model, tmp_path, command):
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert soundfile.info(tmp_path / "b.wav").frames == 16000
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_not_stop_the_work(model, tmp_path, closed):
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000)
+    command = f"{' '.join(COMMAND)} a.wav b.wav --model '{model}' {closed}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert soundfile.info(tmp_path / "b.wav").frames == 16000
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="没有 /dev/full")
+def test_full_standard_output_is_said_in_chinese(model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(16000), 16000)
+    command = f"{' '.join(COMMAND)} a.wav b.wav --model '{model}' > /dev/full"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "标准输出写不下去：磁盘满了" in done.stderr
+    assert "Traceback" not in done.stderr and "Errno" not in done.stderr
+    assert soundfile.info(tmp_path / "b.wav").frames == 16000
+
+
+@pytest.mark.parametrize("given", [["", "b.wav"], ["a.wav", ""], ["a.wav", "b.wav", "--model", ""]])
+def test_empty_arguments_are_no_folder(capsys, given):
+    """脚本里没有定义的变量：从前当成眼下的文件夹。"""
+    with pytest.raises(SystemExit):
+        main(["enhance", *given])
+    assert "有一个参数是空的" in capsys.readouterr().err
+
+
+def test_names_that_begin_with_a_dash(run, capsys):
+    """说得出怎么写；不是文件名的（-8.5）不提。"""
+    soundfile.write("./-a.wav", noise(1000), 16000)
+    assert run("./-a.wav", "./-b.wav")[0] == 0 and os.path.exists("-b.wav")
+    for given, hint in ((["-a.wav", "b.wav"], "./-a.wav"), (["a.wav", "-c.flac"], "./-c.flac")):
+        with pytest.raises(SystemExit):
+            main(["enhance", *given])
+        assert f"以 - 开头的文件名要写成 {hint}" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["enhance", "-8.5"])
+    assert "开头的文件名" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["-", "/dev/stdout", "管道.wav", "/dev/null"])

@@ -557,6 +557,20 @@ def test_case_and_garbled_names_still_find_their_partner(tmp_path):
     assert set(pairs) == {("A.WAV", "a.wav"), ("句子.wav", f"{garbled}.wav"), ("文字.wav", f"{raw}.wav")}
 
 
+@pytest.mark.parametrize(
+    ("name", "encoding"),
+    [("Über", "latin-1"), ("é", "latin-1"), ("語音檔", "big5"), ("こえ", "shift_jis"), ("句子", "gbk")],
+)
+def test_names_in_other_encodings_find_their_partner(tmp_path, name, encoding):
+    raw = os.fsdecode(name.encode(encoding))
+    pairs, bad = paired(tmp_path, [f"{name}.wav", "b.wav"], [f"{raw}.wav", "b.wav"])
+    assert set(pairs) == {(f"{name}.wav", f"{raw}.wav"), ("b.wav", "b.wav")} and not bad
+    (tmp_path / raw).mkdir()
+    how = {"latin-1": "Latin-1", "big5": "Big5", "shift_jis": "Shift-JIS", "gbk": "GBK"}[encoding]
+    with pytest.raises(DataError, match=f"按 {how} 读正是它"):
+        folders.existing_folder(tmp_path / name)
+
+
 def test_a_folder_doubled_by_unpacking_is_seen_through(tmp_path):
     pairs, bad = paired(tmp_path, ["clean/s1/a.wav", "clean/s2/b.wav"], ["s1/a.wav", "s2/b.wav"])
     assert pairs == [("a.wav", "a.wav"), ("b.wav", "b.wav")] and not bad

@@ -30,6 +30,9 @@ ARGPARSE_MESSAGES = (
 )
 
 
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
 class UserError(Exception):
     """使用者能改正的错误；消息直接给人看，指明文件或参数以及怎么办。"""
 
@@ -102,6 +105,7 @@ class ChineseParser(argparse.ArgumentParser):
         self.add_argument("-h", "--help", action="help", help="显示本帮助并退出")
 
     def parse_known_args(self, args=None, namespace=None):
+        self.given = list(sys.argv[1:] if args is None else args)
         # 终端的编码写不出汉字时以问号代替，文件名里认不出的字节写成 \xd6，不因为一句话就崩溃
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
@@ -121,11 +125,19 @@ class ChineseParser(argparse.ArgumentParser):
                 message = re.sub(pattern, chinese, message, flags=re.DOTALL)
                 break
         self.print_usage(sys.stderr)
-        self.exit(2, f"错误：{message}\n用 {self.prog} --help 看用法。\n")
+        # 「-a.wav」会被当成选项
+        names = [
+            a for a in self.given if a[:1] == "-" and (os.path.lexists(a) or re.search(r"\.[A-Za-z]", a))
+        ]
+        hint = f"以 - 开头的文件名要写成 ./{names[0]}。\n" if names else ""
+        self.exit(2, f"错误：{message}\n{hint}用 {self.prog} --help 看用法。\n")
 
 
 def main(argv=None) -> int:
     """入口；返回退出码：0 成功，1 使用者能改正的错误，2 参数写错，130 被中断，141 下游不读了。"""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # 一开始就关着的（>&-）：没有地方说话，事情照做
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     try:
         code = dispatch(sys.argv[1:] if argv is None else list(argv))
         sys.stdout.flush()  # 写不出去现在就知道，别等到解释器退出
@@ -134,10 +146,15 @@ def main(argv=None) -> int:
         if not reader_left():
             raise
         return 141
-    except UserError as error:
-        if isinstance(error.__cause__, BrokenPipeError) and reader_left():
+    except (UserError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, UserError) else error
+        if isinstance(cause, BrokenPipeError) and reader_left():
             return 141
-        print(f"错误：{error}", file=sys.stderr)
+        full = isinstance(cause, OSError) and cause.errno in NO_ROOM and cause.filename is None
+        why = stdout_failure() if full else ""
+        if not why and not isinstance(error, UserError):
+            raise
+        print(f"错误：{why or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("已中断。", file=sys.stderr)
@@ -163,6 +180,8 @@ def dispatch(argv) -> int:
             f"{argv[0]} 要用的 {missing[argv[0]]} 没有安装；请运行 python -m lstm_lib doctor，看还缺什么。"
         )
     args, unknown = parser.parse_known_args(argv)
+    if "" in argv:
+        parser.error("有一个参数是空的，多半是脚本里的变量没有定义")
     if unknown:  # argparse 会让顶层来报，用法就不是这个子命令的了
         subparsers.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args.run(args) or 0
@@ -176,6 +195,18 @@ def reader_left() -> bool:
         silence_stdout()
         return True
     return False
+
+
+def stdout_failure() -> str:
+    """标准输出写不下去（接到了写满的磁盘、/dev/full）时怎么说，并改接空设备；写得下去是空串。"""
+    from lstm_lib.files import os_reason
+
+    try:
+        print(flush=True)
+    except OSError as error:
+        silence_stdout()
+        return f"标准输出写不下去：{os_reason(bare(error))}；请把它接到别处。命令要写的文件不受影响。"
+    return ""
 
 
 def silence_stdout() -> None:

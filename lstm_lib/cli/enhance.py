@@ -120,7 +120,7 @@ def run(args) -> int:
     source_path, target_path = STDIN if args.input == "-" else Path(args.input), Path(args.output)
     started = time.perf_counter()
     try:
-        check_paths(source_path, target_path)
+        check_paths(source_path, target_path, args.model)
         with open_audio(source_path) as source, terminate_cleanly():
             if source.frames == 0:
                 raise UserError(nothing(source_path, source.note))
@@ -149,7 +149,7 @@ def run(args) -> int:
     return 0
 
 
-def check_paths(source: Path, target: Path) -> None:
+def check_paths(source: Path, target: Path, model=None) -> None:
     """动手之前先把说得清的错都查出来。"""
     known = target.suffix.lower() in FORMATS
     streamed = re.fullmatch(r"-|/dev/std(out|err)|/(dev|proc/self)/fd/\d+", str(target))
@@ -164,6 +164,8 @@ def check_paths(source: Path, target: Path) -> None:
     if not known:
         what = f"不认识扩展名“{target.suffix}”" if target.suffix else "文件名没有扩展名，不知道用什么格式"
         raise UserError(f"不会写 {target}：{what}；请改用 {'、'.join(FORMATS)} 之一。")
+    if model and os.path.exists(model) and target.exists() and os.path.samefile(model, target):
+        raise UserError(f"输出 {target} 就是 --model 的检查点，写了会毁掉它；请给输出换一个名字。")
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise UserError(f"输入与输出是同一个文件 {target}；为免毁掉原来的录音，请给输出换一个名字。")
 
@@ -206,7 +208,7 @@ def new_audio(path: Path, source):
 
     from lstm_lib.enhance.audio import OGG_RATE
 
-    path = path.resolve()  # 输出是符号链接时，新建的文件夹在它指向的那一边
+    path = Path(os.path.realpath(path))  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
     if container == "OGG" and source.samplerate > OGG_RATE:
         raise UserError(f"{path.suffix} 存不下 {source.samplerate} Hz 的声音；请把输出改成 .wav。")

@@ -20,7 +20,7 @@ import soundfile
 import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
-from lstm_lib.enhance.containers import JOINED, ContainerError, examine
+from lstm_lib.enhance.containers import JOINED, ContainerError, examine, flac_end
 from lstm_lib.files import REASONS, atomic_path, c_path
 from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, write_blocks
 
@@ -37,7 +37,7 @@ STDIN = Path("/dev/stdin")
 WAITING = 10  # 秒；管道的另一头这么久没有程序来写，就不等了
 # 认得出的开头；管道里来的先看它，免得把没完没了的别的数据全存下来
 MAGICS = (
-    b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"fLaC", b"OggS", b"ID3",
+    b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b".snd", b"dns.", b"caff", b"fLaC", b"OggS", b"ID3", b"NIST",
     *(bytes([0xFF, 0xE0 + low]) for low in range(32)),
 )  # fmt: skip
 
@@ -157,6 +157,15 @@ class Sound(soundfile.SoundFile):
         stream.seek(where)
         return found
 
+    def real_end(self, frames: int) -> int:
+        """FLAC 里真有的样点数，见 :func:`flac_end`。"""
+        stream = self._streams[0]
+        where = stream.tell()
+        try:
+            return flac_end(stream, frames)
+        finally:
+            stream.seek(where)
+
     def close(self):
         super().close()
         for stream in self._streams:
@@ -195,7 +204,7 @@ def _open_sound(path, stream, found) -> Sound:
     source = stream if found.stream is None else found.stream
     source.seek(0)
     try:
-        return Sound(source, found.note, (stream,))
+        return Sound(source, found.note, (source, stream))
     except (soundfile.SoundFileError, TypeError) as error:
         reason = (
             f"{path} {found.note}；剩下的不够读出声音"
@@ -366,6 +375,11 @@ def read_blocks(sound: Sound, path):
         )
     if sound.format == "FLAC" and sound.followed():
         raise AudioError(f"{path} {JOINED}")
+    if sound.format == "FLAC" and (real := sound.real_end(frames)) > frames:
+        raise AudioError(
+            f"{path} 比文件头说的长：文件头说有 {frames} 个样点，里面真有的到第 {real} 个，"
+            "多半是录音没有正常结束；请先整个转换，例如用 ffmpeg 转成 wav。"
+        )
     if sound.format in {"FLAC", "MP3"} and len(left := sound.left_over()) > UNREAD:
         raise AudioError(
             f"{path} 比文件头说的长：读到第 {frames} 个样点就停了，后面至少还有 {len(left)} 字节；"
@@ -385,10 +399,10 @@ def read_audio(path) -> np.ndarray:
         rate = file.samplerate
         blocks = [block.mean(axis=1) for block in read_blocks(file, path)]
         note = file.note
-    if note:
-        warnings.warn(f"{path} {note}。", stacklevel=2)
     if not blocks:
         raise AudioError(nothing(path, note))
+    if note:
+        warnings.warn(f"{path} {note}。", stacklevel=2)
     wave = resample(np.concatenate(blocks), rate)
     if len(wave) == 0:
         raise AudioError(f"{path} 太短，换成 {SAMPLE_RATE} Hz 后不足一个样点。")
@@ -400,6 +414,20 @@ def nothing(path, note: str) -> str:
     return f"{path} {note or '里一个样点也没有（时长为 0）'}；请换一个有声音的文件。"
 
 
+def _writable(wave, path) -> np.ndarray:
+    """要写进 ``path`` 的波形：(N,) 或 (N, 声道)，浮点或 16、32 位整数；别的抛 :class:`AudioError`。"""
+    wave = np.asarray(wave)
+    if wave.ndim not in (1, 2) or 0 in wave.shape[1:]:
+        raise AudioError(f"写不成 {path}：波形应是 (N,) 或 (N, 声道)，实际形状是 {wave.shape}。")
+    if wave.dtype == np.float16:
+        wave = wave.astype(np.float32)
+    if wave.dtype not in (np.float32, np.float64, np.int16, np.int32):
+        raise AudioError(
+            f"写不成 {path}：样点应是浮点（±1 为满幅）或 int16、int32，实际类型是 {wave.dtype}；请先转换。"
+        )
+    return check_samples(wave, path)
+
+
 def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype: str | None = None) -> None:
     """写声音文件，格式由扩展名定；要么整个文件出现，要么旧文件原样不动。
 
@@ -409,11 +437,15 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     path = Path(path)
     suffix = path.suffix.lower()
     container = CONTAINERS.get(suffix, suffix[1:].upper())
-    if container not in soundfile.available_formats():
+    if container == "RAW" or container not in soundfile.available_formats():
         raise AudioError(f"不会写 {path}：不认识扩展名“{path.suffix}”；请用 .wav 或 .flac。")
-    wave = np.asarray(wave)
-    check_samples(wave, path)
+    wave = _writable(wave, path)
     check_rate(sample_rate, path)
+    if sample_rate != int(sample_rate):
+        raise AudioError(f"{path} 的采样率要是整数，得到 {sample_rate} Hz；请先重采样。")
+    kinds = soundfile.available_subtypes(container)
+    if subtype is not None and subtype.upper() not in kinds:
+        raise AudioError(f"{path.suffix} 不能用 {subtype} 编码，写不成 {path}；可选：{'、'.join(kinds)}。")
     if container == "OGG" and sample_rate > OGG_RATE:
         raise AudioError(f"{path.suffix} 存不下 {sample_rate} Hz 的声音，写不成 {path}；请改成 .wav。")
     channels = wave.shape[1] if wave.ndim == 2 else 1
@@ -422,7 +454,7 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
             with soundfile.SoundFile(
                 c_path(temporary),
                 "w",
-                sample_rate,
+                int(sample_rate),
                 channels,
                 subtype or SUBTYPES.get(suffix),
                 format=container,

@@ -2,7 +2,7 @@
 
 libsndfile 全信文件头：头里说短了，后面的声音悄悄不要；W64 又反过来，把声音后面的块也当声音念。这里在交给
 它之前把块走一遍，对不上的换一个说真话的文件头。格式的出处：RIFF/WAVE 与 RF64（EBU Tech 3306）、AIFF-C、
-Sony Wave64、Apple CAF、Sun AU、Ogg（RFC 3533）、FLAC（RFC 9639）、MP3 的 Xing 头。
+Sony Wave64、Apple CAF、Sun AU、NIST SPHERE、Ogg（RFC 3533）、FLAC（RFC 9639）、MP3 的 Xing 头、ID3v2。
 """
 
 import io
@@ -83,6 +83,7 @@ class Sound:
     speed: float = 0  # 每秒字节数，0 是说不出
     align: int = 1
     fmt: bytes = b""
+    before: tuple = ()  # 前面的块摆得 libsndfile 走不过去时，只留下这些（名字, 内容）
 
 
 class Window(io.RawIOBase):
@@ -110,11 +111,10 @@ class Window(io.RawIOBase):
     def readinto(self, buffer) -> int:
         view, split = memoryview(buffer).cast("B"), len(self._prefix)
         wanted = min(len(view), max(self._size - self._position, 0))
-        if self._position < split:
-            chunk = self._prefix[self._position : self._position + wanted]
-        else:
-            self._stream.seek(self._start + self._position - split)
-            chunk = self._stream.read(wanted)
+        chunk = self._prefix[self._position : self._position + wanted]
+        if len(chunk) < wanted:
+            self._stream.seek(self._start + max(self._position - split, 0))
+            chunk += self._stream.read(wanted - len(chunk))
         view[: len(chunk)] = chunk
         self._position += len(chunk)
         return len(chunk)
@@ -128,9 +128,14 @@ def examine(stream) -> Finding:
         stream.seek(start)
         return stream.read(max(min(count, size - start), 0))
 
-    head = read(0, 40)
+    head, tags = read(0, 40), _id3_tags(read)
+    if tags and (is_start(read(tags, 40)) or read(tags, 4) in (b"fLaC", b"OggS")):  # 标签不算声音文件的一部分
+        inner = Window(b"", stream, tags, size)
+        found = examine(inner)
+        return Finding(found.note, inner if found.stream is None else found.stream)
     for fits, look in (
         (is_start(head), is_start(head)),
+        (head[:8] == b"NIST_1A\n", _nist),
         (head[:4] == b"OggS", _ogg),
         (head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"), _mp3),
     ):
@@ -188,8 +193,14 @@ def _wave(stream, read, size):
     order = ">" if magic == b"RIFX" else "<"
     layout = Layout(4, order + "I")
     fmt = wide = sound = None
-    skipped = False
+    skipped = crooked = False
+    fact, following = b"", 12
     for name, body, length in _walk(read, size, layout, 12):
+        # 奇数长度的块没有补齐，或 fmt 的长度是奇数：libsndfile 走不过去
+        crooked = crooked or body - layout.head != following or (name == b"fmt " and length % 2 == 1)
+        following = body + length + length % 2
+        if name == b"fact":
+            fact = read(body, min(length, 64))
         if name == b"ds64" and length >= 16:
             wide = struct.unpack("<QQ", read(body, 16).ljust(16, b"\0"))[1]
         elif name == b"fmt " and length >= 16:
@@ -202,23 +213,35 @@ def _wave(stream, read, size):
             break
     if fmt is None or len(fmt) < 16 or sound is None:
         return Finding()
-    tag, channels, rate, per_second, align, _ = struct.unpack(order + "HHIIHH", fmt[:16])
-    if rate == 0 or rate >= 1 << 31 or channels == 0:
-        what = f"采样率写的是 {rate} Hz" if channels else "声道数写的是 0"
-        raise ContainerError(f"的文件头坏了：{what}；请换一个文件，或用录音的程序重新导出。")
+    tag, rate, per_second, align = _check_fmt(fmt, order)
     body, length = sound
     if magic in (b"RF64", b"BW64") and length == WRAP - 1 and wide is not None:
         declared = wide if wide < 1 << 62 else None
     else:
         declared = None if any(length in each for each in STREAMED) else length
     speed = rate * align if tag in PCM_LIKE and align else per_second
-    described = Sound(layout, body, declared, speed=speed, align=max(align, 1), fmt=fmt)
+    before = ((b"fmt ", fmt[: len(fmt) // 2 * 2]), (b"fact", fact))[: 2 if fact else 1] if crooked else ()
+    described = Sound(layout, body, declared, speed=speed, align=max(align, 1), fmt=fmt, before=before)
     wrapped = magic in (b"RIFF", b"RIFX")
     # 真有那么长的（不到 2 GB 或 4 GB 的上限）也可能恰好是那个数
     if declared is None and length < WRAP - 1 and body + length <= size:
-        if _tail(read, size, described, body + length) == "":
+        if _tail(read, size, described, body + length) == "" and not crooked:
             return Finding()
-    return _settle(stream, read, size, described, wrapped, force=skipped or magic == b"BW64")
+    return _settle(stream, read, size, described, wrapped, force=skipped or crooked or magic == b"BW64")
+
+
+def _check_fmt(fmt, order):
+    """wav 的 fmt 块 → （编码, 采样率, 每秒字节数, 块对齐）；坏得读不了的抛 :class:`ContainerError`。"""
+    tag, channels, rate, per_second, align, bits = struct.unpack(order + "HHIIHH", fmt[:16])
+    if rate == 0 or rate >= 1 << 31 or channels == 0:
+        what = f"采样率写的是 {rate} Hz" if channels else "声道数写的是 0"
+        raise ContainerError(f"的文件头坏了：{what}；请换一个文件，或用录音的程序重新导出。")
+    if tag in (1, 0xFFFE) and 16 < bits <= 24 and align == 4 * channels and per_second == rate * align:
+        raise ContainerError(
+            f"的每个样点占 4 字节，文件头却说是 {bits} 位，看不出声音在其中的哪几个字节，读出来会是杂音；"
+            "请用录音的程序重新导出，或转换成 24 位或 32 位的 wav。"
+        )
+    return tag, rate, per_second, align
 
 
 def _aiff(stream, read, size):
@@ -295,7 +318,7 @@ def _settle(stream, read, size, sound, wrapped=False, greedy=False, force=False)
     end = size if declared is None else sound.body + declared
     if declared is None or end > size:
         end = _trailer(read, size, sound)
-        if declared is not None and (sound.body + declared - end) >= sound.align:
+        if declared is not None and _frames(sound, declared) > _frames(sound, end - sound.body):
             note = _shorter(sound, end)
     else:
         kind = _tail(read, size, sound, end)
@@ -320,6 +343,9 @@ def _settle(stream, read, size, sound, wrapped=False, greedy=False, force=False)
             )
         elif kind == "another":
             raise ContainerError(JOINED)
+    # 声音后面又一个空的 data 块：libsndfile 只认最后一块
+    after = _chain(read, size, sound.layout, _after(read, sound.layout, end)) if end < size else None
+    force = force or any(name == b"data" for name, _ in after or ())
     honest = end - sound.body == declared and not force and not (greedy and end != size)
     if honest or end - sound.body <= sound.lead:
         return Finding(note)
@@ -334,7 +360,15 @@ def _prefix(read, sound, length):
         chunks = b"WAVE" + b"ds64" + struct.pack("<IQQQI", 28, length + len(fmt) + 60, length, 0, 0)
         chunks += b"fmt " + struct.pack("<I", len(sound.fmt)) + fmt + b"data\xff\xff\xff\xff"
         return b"RF64\xff\xff\xff\xff" + chunks
-    prefix, field = read(0, sound.body), sound.layout.length_field(length)
+    field = sound.layout.length_field(length)
+    if sound.before:
+        chunks = b"".join(
+            name + sound.layout.length_field(len(content)) + content + b"\0" * (len(content) % 2)
+            for name, content in sound.before
+        )
+        whole = sound.layout.length_field(min(len(chunks) + 12 + length, WRAP - 1))
+        return magic + whole + b"WAVE" + chunks + b"data" + field
+    prefix = read(0, sound.body)
     if sound.fmt:  # 前面占位的空 data 块换个名字
         prefix = prefix[:-8].replace(b"data\0\0\0\0", b"JUNK\0\0\0\0") + prefix[-8:]
     return prefix[: -len(field)] + field
@@ -381,6 +415,11 @@ def _trailer(read, size, sound):
     return size - 128 if block[-128:-125] == b"TAG" else size
 
 
+def _frames(sound, count):
+    """``count`` 个字节里有几个完整的样点（各声道合算一个）。"""
+    return max(count - sound.lead, 0) // sound.align
+
+
 def _seconds(sound, count):
     count = max(count - sound.lead, 0)
     return f"{count / sound.speed:.3f} 秒（{count} 字节）" if sound.speed else f"{count} 字节"
@@ -405,6 +444,83 @@ def _longer(sound, declared, end):
     )
 
 
+def _nist(stream, read, size):
+    """SPHERE（TIMIT 一类的语料）：libsndfile 不看 sample_count，总是读到文件末尾。"""
+    start = read(8, 8).strip()
+    if not start.isdigit():
+        return Finding()
+    fields = dict(re.findall(rb"^(\w+) -\w+ (\S+)", read(0, min(int(start), 1 << 16)), re.MULTILINE))
+    names = (b"sample_count", b"channel_count", b"sample_n_bytes", b"sample_rate")
+    count, channels, width, rate = (int(v) if (v := fields.get(n, b"")).isdigit() else 0 for n in names)
+    plain = fields.get(b"sample_coding", b"pcm") in (b"pcm", b"ulaw", b"mu-law", b"alaw")  # 没有压缩
+    if not (count and width and plain):
+        return Finding()
+    align = max(channels, 1) * width
+    sound = Sound(Layout(0, "<I"), int(start), count * align, speed=rate * align, align=align)
+    lost = count - _frames(sound, size - sound.body)
+    return Finding(
+        _shorter(sound, size) if lost > 0 else _longer(sound, sound.declared, size) if lost else ""
+    )
+
+
+def flac_end(stream, frames: int) -> int:
+    """FLAC 里真有的样点数比 ``frames`` 多时，末尾几帧说的那个数；不比它多是 ``frames``。
+
+    文件头的总数写少了，libsndfile 到数就停。帧自己记着位置（RFC 9639 第 9.1 节）；帧头、整帧的校验和都对才算。
+    """
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    fixed = int.from_bytes(stream.read(12)[8:10], "big")
+    begin = max(size - TAIL, 42)
+    stream.seek(begin)
+    block = stream.read(size - begin)
+    heads = [
+        (m.start(), end)
+        for m in re.finditer(b"\xff[\xf8\xf9]", block)
+        if (end := _flac_frame(block, m.start(), fixed))
+    ]
+    tag = max(block.rfind(b"APETAGEX"), len(block) - 128 if block[-128:-125] == b"TAG" else -1)
+    stops = [len(block), len(block.rstrip(b"\0")), *([tag] if tag >= 0 else [])]
+    for k in range(len(heads) - 1, -1, -1):
+        start, end = heads[k]
+        nexts = [at for at, _ in heads[k + 1 : k + 3]] + stops
+        if end > frames and any(at > start and not _crc(block[start:at], 0x8005, 16) for at in nexts):
+            return end
+    return frames
+
+
+def _flac_frame(block, at, fixed) -> int:
+    """``at`` 处若是一个 FLAC 帧头，给出这一帧之后的样点数；不是就是 0。"""
+    head = block[at : at + 16].ljust(16, b"\0")
+    size, rate, first = head[2] >> 4, head[2] & 15, head[4]
+    more = 0 if first < 0x80 else 8 - (first ^ 0xFF).bit_length() - 1  # UTF-8 那样的变长整数
+    if size == 0 or rate == 15 or head[3] & 1 or first == 0xFF or (first >= 0x80 and more < 1):
+        return 0
+    number = first & ((1 << (6 - more)) - 1 if more else 0x7F)
+    for byte in head[5 : 5 + more]:
+        number = number << 6 | byte & 0x3F
+    at = 5 + more
+    if size in (6, 7):
+        samples = int.from_bytes(head[at : at + size - 5], "big") + 1
+        at += size - 5
+    else:
+        samples = 192 if size == 1 else 576 << (size - 2) if size < 6 else 256 << (size - 8)
+    at += {12: 1, 13: 2, 14: 2}.get(rate, 0)
+    if at >= 16 or _crc(head[: at + 1], 0x07, 8):
+        return 0
+    return (number if head[1] & 1 else number * fixed) + samples
+
+
+def _crc(data, polynomial, bits) -> int:
+    """从高位起的循环冗余校验，初值 0；数据后面接着自己的校验和时是 0。"""
+    value, top, mask = 0, 1 << (bits - 1), (1 << bits) - 1
+    for byte in data:
+        value ^= byte << (bits - 8)
+        for _ in range(8):
+            value = (value << 1 ^ (polynomial if value & top else 0)) & mask
+    return value
+
+
 def _ogg(stream, read, size):
     """一页一页走到末尾：后面又开始一个流就是接起来的，没有结束标志就是不完整。"""
     position, started, flags = 0, False, 0
@@ -419,11 +535,17 @@ def _ogg(stream, read, size):
     return Finding()
 
 
-def _mp3(stream, read, size):
-    """Xing 头说的字节数之后还有 mp3 帧，就是几个文件接起来的：libsndfile 只读第一个。"""
+def _id3_tags(read) -> int:
+    """开头的 ID3v2 标签一共占多少字节。"""
     start = 0
     while (tag := read(start, 10))[:3] == b"ID3" and len(tag) == 10:
         start += 10 + sum((byte & 0x7F) << shift for byte, shift in zip(tag[6:], (21, 14, 7, 0), strict=True))
+    return start
+
+
+def _mp3(stream, read, size):
+    """Xing 头说的字节数之后还有 mp3 帧，就是几个文件接起来的：libsndfile 只读第一个。"""
+    start = _id3_tags(read)
     frame = read(start, 256)
     where = max(frame.find(b"Xing"), frame.find(b"Info"))
     if where < 0:

@@ -17,7 +17,7 @@ from lstm_lib.enhance.scores import pesq, si_sdr, stoi
 from lstm_lib.enhance.trained import load_trained
 from lstm_lib.files import SHOW_BYTES, atomic_path
 from lstm_lib.training import checkpoint
-from lstm_lib.training.folders import AudioFile, Bad, Pair
+from lstm_lib.training.folders import AudioFile, Bad, Pair, without_name
 from lstm_lib.waves import SAMPLE_RATE
 
 NOISY, NETWORK, IDEAL = "带噪", "网络", "理想掩蔽"
@@ -123,7 +123,7 @@ def score_pair(pair: Pair, model, measures):
         with threadpool_limits(1):  # 求和的次序随线程数而变，末位就不同
             return score(clean[:length], noisy[:length], _network(model), measures)
     except (OSError, ValueError) as error:
-        return Bad(pair.noisy.path, str(error).removeprefix(pair.noisy.path).strip())
+        return Bad(pair.noisy.path, without_name(error, pair.noisy.path))
 
 
 def _read(file: AudioFile):
@@ -136,7 +136,7 @@ def _read(file: AudioFile):
             warnings.simplefilter("ignore")
             return audio.read_audio(file.path)
     except (OSError, ValueError) as error:
-        return Bad(file.path, str(error).removeprefix(file.path).strip())
+        return Bad(file.path, without_name(error, file.path))
 
 
 def _flat(path) -> bool:

@@ -3,6 +3,7 @@
 只读文件头，不读样点；读不了的文件连同原因一起交回，由调用者决定跳过还是停下。
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -154,8 +155,11 @@ def _why_missing(root: Path) -> str:
     wanted = root.relative_to(parent)
     name, names = wanted.parts[0], _names(parent)
     for other in names:
-        if name in _readings(other):
-            return f"：{parent} 里有一个 {other}，名字的编码乱了，按 GBK 读正是它；请先改名，再给出新的名字。"
+        if encoding := next((e for e in ENCODINGS if _nfc(name) in _readings(other, e)), None):
+            how = ENCODINGS[encoding]
+            return (
+                f"：{parent} 里有一个 {other}，名字的编码乱了，按 {how} 读正是它；请先改名，再给出新的名字。"
+            )
         if other.casefold() == name.casefold() and other != name:
             return f"：{parent} 里有的是 {other}，大小写不同；请照那样写。"
     folders = [parent / n for n in names[:64] if not _hidden(n) and os.path.isdir(parent / n)]
@@ -175,8 +179,12 @@ def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _readings(name: str) -> list[str]:
-    """乱码的名字本来可能是什么：GBK 的字节原样留着，或被当成 cp437、Latin-1 解成了别的字。"""
+# 不是 UTF-8 的名字多半用的编码 → 给人看的说法；依次试，配上了就是它
+ENCODINGS = {"gbk": "GBK", "big5": "Big5", "shift_jis": "Shift-JIS", "cp1252": "Latin-1"}
+
+
+def _readings(name: str, encoding: str) -> list[str]:
+    """乱码的名字按 ``encoding`` 可能是什么：它的字节原样留着，或（汉字的）被当成 cp437、Latin-1 解成了别的字。"""
     found = []
     # 名字里有 U+DC80–U+DCFF，才是没有解成字的字节
     raw = re.search("[\udc80-\udcff]", name)
@@ -184,11 +192,11 @@ def _readings(name: str) -> list[str]:
         (("utf-8", "surrogateescape"),) if raw else (("cp437", "strict"), ("latin-1", "strict"))
     ):
         try:
-            text = name.encode(wrong, errors).decode("gbk")
+            text = name.encode(wrong, errors).decode(encoding)
         except UnicodeError:
             continue
-        if text != name and re.search("[一-鿿]", text):
-            found.append(text)
+        if text != name and (raw or re.search("[ぁ-ヿ一-鿿]", text)):
+            found.append(_nfc(text))
     return found
 
 
@@ -213,10 +221,15 @@ def _read_header(path):
         with open_audio(path) as file:
             frames, rate, note = file.frames, file.samplerate, file.note
     except (OSError, ValueError, RuntimeError) as error:
-        return str(error).removeprefix(path).strip()  # 名单里另有路径，不必说两遍
+        return without_name(error, path)
     if frames <= 0:
         return note or "一个样点也没有（时长为 0）"
     return frames, rate, note
+
+
+def without_name(error, path: str) -> str:
+    """错误的消息，去掉开头的路径：名单里另有它，不必说两遍。"""
+    return str(error).removeprefix(path).strip().removeprefix("的")
 
 
 def group_rule_for(roots, paths, pattern: str | None = None, by_folder: bool = True):
@@ -343,7 +356,7 @@ def pair(
 def _pair_below(sides, roots):
     """从两个根算起配对：（配成的, 分不清的, 剩下的）。"""
     pairs, bad, left = [], [], sides
-    for key in (_stem_key, _loose_key):
+    for key in (_stem_key, *(functools.partial(_loose_key, encoding=e) for e in ENCODINGS)):
         more, unclear, left = _match(left, roots, key)
         pairs, bad = pairs + more, bad + unclear
     return pairs, bad, left
@@ -426,9 +439,9 @@ def _stem_key(path, root):
     return _nfc(os.path.splitext(os.path.relpath(path, root))[0].replace("\\", "/"))
 
 
-def _loose_key(path, root):
+def _loose_key(path, root, encoding):
     stem = _stem_key(path, root)
-    return (_readings(stem) or [stem])[0].casefold()
+    return (_readings(stem, encoding) or [stem])[0].casefold()
 
 
 def _fileid_key(path):
