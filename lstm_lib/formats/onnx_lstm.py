@@ -280,7 +280,7 @@ def load_lstm(
     if node.layout not in (0, 1):
         raise ValueError(f"LSTM 节点 {node.name} 的属性 layout={node.layout} 不认识，应为 0 或 1")
     model = onnx_graph.load_model(model_or_path)
-    first, note = onnx_axes.batch_first(model, node.outputs, node.layout, batch_first)
+    first, note = onnx_axes.batch_first(model, node.name, node.outputs, node.layout, batch_first)
     config = layouts.LSTMConfig(
         node.W.shape[2],
         node.hidden_size,

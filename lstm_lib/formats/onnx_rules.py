@@ -516,6 +516,6 @@ def _uniform(node: onnx.NodeProto, arguments: Sequence[Known | None], attributes
         return [scalar] if equal and attributes.get("reduction", b"none") == b"none" else None
     if op == "Pad" and data.zero:
         fill = arguments[2] if len(arguments) > 2 else None
-        same = fill is None or (isinstance(fill, Value) and fill.zero)
-        return [scalar] if same and not attributes.get("value") else None
+        zeros = fill is None or (isinstance(fill, Value) and fill.zero)
+        return [scalar] if zeros and not attributes.get("value") else None
     return None
