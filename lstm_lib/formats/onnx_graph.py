@@ -24,9 +24,19 @@ def load_model(model_or_path: Model) -> onnx.ModelProto:
     """
     if isinstance(model_or_path, onnx.ModelProto):
         return model_or_path
+    if not isinstance(model_or_path, str | os.PathLike):
+        raise ValueError(
+            f"应给 .onnx 文件的路径或 onnx.ModelProto，得到 {type(model_or_path).__name__}"
+            + (
+                "（文件的内容请用 onnx.load_from_string 读成模型）"
+                if isinstance(model_or_path, bytes)
+                else ""
+            )
+        )
     path = Path(model_or_path)
     if not path.is_file():
-        raise FileNotFoundError(f"找不到 ONNX 文件：{path}")
+        reason = "是文件夹，不是 ONNX 文件" if path.is_dir() else "找不到这个 ONNX 文件"
+        raise FileNotFoundError(f"{path}：{reason}")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf、外部数据各有各的异常类型
