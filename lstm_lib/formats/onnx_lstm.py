@@ -327,9 +327,10 @@ def _onnx_clip(node: OnnxLSTM) -> float | None:
         raise ValueError(f"LSTM 节点 {node.name} 的属性 clip={clip}，应为正数")
     activations = attributes.pop("activations", None)
     expected = ["sigmoid", "tanh", "tanh"] * node.W.shape[0]
-    # Sigmoid、Tanh 没有 alpha、beta，给了也不用；output_sequence（opset 1）只管要不要输出 Y
-    for name in ("activation_alpha", "activation_beta", "output_sequence"):
-        attributes.pop(name, None)
+    attributes.pop("output_sequence", None)  # opset 1：要不要输出 Y，与算的数无关
+    if activations is not None:  # 写明了是 Sigmoid、Tanh 的：它们没有 alpha、beta，给了也不用
+        attributes.pop("activation_alpha", None)
+        attributes.pop("activation_beta", None)
     if activations is not None and [a.lower() for a in activations] != expected:
         raise ValueError(
             f"LSTM 节点 {node.name} 的属性 activations={list(activations)} 没有实现，"

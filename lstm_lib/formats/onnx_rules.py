@@ -262,8 +262,6 @@ def _spread(
         tensor, sizes = attributes.get("value"), _ints(data)
         fill = np.zeros((), np.float32) if tensor is None else numpy_helper.to_array(tensor).reshape(())
         return [Value(fill, None if sizes is None else tuple(sizes))]
-    if op == "OneHot":  # torch 的 repeat_interleave 这样拼出 Tile 的次数
-        return _one_hot(arguments, attributes)
     if op in ("QuantizeLinear", "DequantizeLinear"):
         return _quantized(scope, node, arguments, attributes)
     if op in _ELEMENTWISE or op == "Dropout":
@@ -311,10 +309,10 @@ def _either(function: Callable) -> Callable:
     return lambda *v: None if None in v else function(*v)
 
 
-def _one_hot(arguments: Sequence[Known | None], attributes: dict) -> list[Value] | None:
-    indices, depth, values = arguments
-    count, pair = _known_ints(depth), _ints(values)
-    if not isinstance(indices, Value) or not indices.exact or count is None or pair is None:
+def _one_hot(node: onnx.NodeProto, indices: Value, arguments: Any, attributes: dict) -> list[Value] | None:
+    """torch 的 repeat_interleave 这样拼出 Tile 的次数。"""
+    count, pair = _known_ints(arguments[1]), _ints(arguments[2])
+    if not indices.exact or count is None or pair is None:
         return None
     if attributes.get("axis", -1) != -1 or count[0] * indices.base.size > 64:
         return None
@@ -541,6 +539,7 @@ def _expand(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict)
 _RULES: dict[str, Callable[..., list[Value] | None]] = {
     "Expand": _expand,
     "Concat": lambda node, data, arguments, attributes: _concat(arguments, attributes["axis"]),
+    "OneHot": _one_hot,
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
