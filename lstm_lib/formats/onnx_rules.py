@@ -551,6 +551,13 @@ _RULES: dict[str, Callable[..., list[Value] | None]] = {
 }
 
 
+def _only(value: Known | None) -> np.ndarray | None:
+    """处处是同一个数时，这个数；否则 None。"""
+    if isinstance(value, Value) and value.uniform:
+        return value.base.reshape(())
+    return np.zeros((), value.base.dtype) if isinstance(value, Value) and value.zero else None
+
+
 def _uniform(node: onnx.NodeProto, arguments: Sequence[Known | None], attributes: dict) -> list[Value] | None:
     """形状跟不上了，但值处处相同：结果的形状不知道，值仍然知道。"""
     op, count = node.op_type, len(node.output)
@@ -559,16 +566,15 @@ def _uniform(node: onnx.NodeProto, arguments: Sequence[Known | None], attributes
         # 有限的数乘零是零；x 里真有 inf、nan 时，LSTM 的结果本来也是 nan
         zero = next(a for a in arguments if isinstance(a, Value) and a.zero)
         return [Value(np.zeros((), zero.base.dtype), None)]
-    if not isinstance(data, Value) or not data.uniform:
+    only = _only(data)
+    if only is None or not isinstance(data, Value):
         return None
-    scalar = Value(data.base.reshape(()), None)
+    scalar = Value(only, None)
     if op in _PLACING or (op in _REDUCING and data.zero):
         return [scalar] * count
     if op in ("Concat", "ScatterND", "ScatterElements"):
         parts = arguments if op == "Concat" else (arguments[0], arguments[2])
-        equal = all(
-            isinstance(a, Value) and a.uniform and same(a.base.reshape(()), scalar.base) for a in parts
-        )
+        equal = all((other := _only(a)) is not None and same(other, only) for a in parts)
         return [scalar] if equal and attributes.get("reduction", b"none") == b"none" else None
     if op == "Pad" and data.zero:
         fill = arguments[2] if len(arguments) > 2 else None
