@@ -42,7 +42,7 @@ def chain(model_or_path: onnx_graph.Model, name: stacks.Names = None) -> list[st
     found = [(s, n) for s, n in root.walk() if n.op_type == "LSTM" and onnx_scopes.standard(n)]
     found = [(s, n) for s, n in found if s.call(n) is None]
     if name is None:
-        if len(found) < 2 or any(s is not found[0][0] for s, _ in found):  # 不在一处的叠不到一起
+        if len(found) < 2:
             return [None]
         chosen = found
         title = f"{where}：图里有 {len(found)} 个 LSTM 节点（{_labels(found)}）"
