@@ -140,6 +140,14 @@ def first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
+def _without_padding(array: Any, shape: tuple[int, ...]) -> Any:
+    """截到 ``shape``，只要截掉的全是零；否则原样。"""
+    if np.ndim(array) != len(shape) or any(n < m for n, m in zip(np.shape(array), shape, strict=True)):
+        return array
+    kept = array[tuple(slice(n) for n in shape)]
+    return kept if np.count_nonzero(kept) == np.count_nonzero(array) else array
+
+
 def check(
     path: str | os.PathLike, label: str, module: Any, inputs: Sequence[Any],
     input_names: Sequence[str], dynamic: Dynamic, exporter: str,
@@ -168,6 +176,11 @@ class _Trial:
         names = [value.name for value in self.model.graph.input]
         self.names = dict(zip(tensors, names if len(names) == len(tensors) else input_names, strict=False))
         self.known = set(names)
+        # 打包过的序列：torch 只铺到最长的那一条，ONNX 铺到 T，多出来的是零
+        self.packed = any(
+            node.op_type in ("LSTM", "GRU", "RNN") and len(node.input) > 4 and node.input[4]
+            for node in self.model.graph.node
+        )
         # 轴的名字 → 示例的长度；轴的名字 → [(输入, 第几轴)]
         self.sizes: dict[str, int] = {}
         self.places: dict[str, list[tuple[int, int]]] = {}
@@ -263,6 +276,8 @@ class _Trial:
         if len(theirs) != len(names):
             return ""  # 导出器去掉了重复的输出，对不上号；能跑通就算
         for name, ours, other in zip(names, self.outputs, theirs, strict=True):
+            if self.packed:
+                ours = _without_padding(ours, other.shape)
             if np.shape(ours) != other.shape:
                 return f"输出 {name} 的形状是 {np.shape(ours)}，torch 的是 {other.shape}"
             coarse = other.dtype == np.float16

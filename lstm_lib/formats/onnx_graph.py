@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,19 @@ def load_model(model_or_path: Model) -> onnx.ModelProto:
     """
     if isinstance(model_or_path, onnx.ModelProto):
         return model_or_path
+    if not isinstance(model_or_path, str | os.PathLike):
+        raise ValueError(
+            f"应给 .onnx 文件的路径或 onnx.ModelProto，得到 {type(model_or_path).__name__}"
+            + (
+                "（文件的内容请用 onnx.load_from_string 读成模型）"
+                if isinstance(model_or_path, bytes)
+                else ""
+            )
+        )
     path = Path(model_or_path)
     if not path.is_file():
-        raise FileNotFoundError(f"找不到 ONNX 文件：{path}")
+        reason = "是文件夹，不是 ONNX 文件" if path.is_dir() else "找不到这个 ONNX 文件"
+        raise FileNotFoundError(f"{path}：{reason}")
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf、外部数据各有各的异常类型
@@ -88,35 +99,124 @@ def export(
     """
     import torch
 
+    if not isinstance(module, torch.nn.Module):
+        raise ValueError(f"要导出的应是 torch.nn.Module，得到 {type(module).__name__}")
     _check_exportable(module)
     if exporter not in ("torchscript", "dynamo"):
         raise ValueError(f"exporter 只能是 torchscript 或 dynamo，不能是 {exporter!r}")
-    path, inputs, dynamic = Path(path), tuple(inputs), dynamic or {}
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"找不到要写进去的文件夹：{path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} 是文件夹，请给要写的 .onnx 文件的路径")
+    inputs, dynamic = _checked(inputs, input_names, output_names, dynamic or {})
+    names = {"input_names": list(input_names), "output_names": list(output_names)}
+    modes, caught = {part: part.training for part in module.modules()}, list[warnings.WarningMessage]()
+    module.eval()
+    try:
+        # 在旁边的临时文件夹里写好、试过，再挪过去：.data 的名字记在 .onnx 里，所以文件名不变
+        with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder:
+            made = Path(folder) / path.name
+            try:
+                with quiet():
+                    if exporter == "dynamo":
+                        shapes = _dynamic_shapes(inputs, input_names, dynamic) if dynamic else None
+                        onnx_dynamic.dynamo_export(module, inputs, made, names, shapes)
+                    else:
+                        free = {k: {a: t for a, t in axes.items() if a >= 0} for k, axes in dynamic.items()}
+                        axes = {"dynamic_axes": free or None}
+                        with warnings.catch_warnings(record=True) as caught:
+                            warnings.simplefilter("always")
+                            torch.onnx.export(module, inputs, str(made), dynamo=False, **names, **axes)
+            except Exception as error:
+                raise _not_exported(module, inputs, path, exporter, error) from error
+            if dynamic:
+                onnx_dynamic.rename_axes(made, dynamic)
+                _check_axes(made, path, dynamic, exporter)
+                onnx_dynamic.check(made, str(path), module, inputs, input_names, dynamic, exporter)
+            for file in sorted(Path(folder).iterdir(), key=lambda f: f == made):  # .onnx 最后出现
+                os.replace(file, path.with_name(file.name))
+    finally:  # 导出不改模块：各部分原来是训练还是求值，照原样
+        for part, training in modes.items():
+            part.training = training
+    _warn_branches(path, caught)
+    return path
+
+
+def _warn_branches(path: Path, caught: Sequence[warnings.WarningMessage]) -> None:
+    """torchscript 只记下示例走过的那一路：forward 里看着数据分支的，另一支不在图里，换了数据就悄悄地错。"""
+    import torch
+
+    own = os.path.dirname(torch.__file__)
+    for warning in caught:
+        if "Python boolean" in str(warning.message) and not warning.filename.startswith(own):
+            warnings.warn(
+                f"{path}：{Path(warning.filename).name} 第 {warning.lineno} 行把张量当成真假来分支，"
+                "torchscript 只把示例走过的那一支写进了图，换了数据可能不对；请改用 torch.where",
+                stacklevel=3,
+            )
+
+
+def _checked(
+    inputs: Any, input_names: Any, output_names: Any, dynamic: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, dict[int, str]]]:
+    """查过的 ``inputs`` 与 ``dynamic``；输入的轴从末尾数的（-1）换成从头数的。"""
+    import torch
+    from torch.utils import _pytree
+
+    if not isinstance(inputs, tuple | list):
+        raise ValueError(f"inputs 应是示例输入的元组，如 (x,)，得到 {type(inputs).__name__}")
+    for label, names in (("input_names", input_names), ("output_names", output_names)):
+        if isinstance(names, str):
+            raise ValueError(f"{label} 应是几个名字，如 [{names!r}]，得到文字 {names!r}")
     unknown = [name for name in dynamic if name not in (*input_names, *output_names)]
     if unknown:
         raise ValueError(
             f"dynamic 里的 {'、'.join(unknown)} 不是输入或输出的名字；有的是：{'、'.join((*input_names, *output_names))}"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"找不到要写进去的文件夹：{path.parent}")
-    names = {"input_names": list(input_names), "output_names": list(output_names)}
-    # 在旁边的临时文件夹里写好、试过，再挪过去：.data 的名字记在 .onnx 里，所以文件名不变
-    with tempfile.TemporaryDirectory(prefix=".onnx-", dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        with quiet():
-            if exporter == "dynamo":
-                shapes = _dynamic_shapes(inputs, input_names, dynamic) if dynamic else None
-                onnx_dynamic.dynamo_export(module.eval(), inputs, made, names, shapes)
-            else:
-                axes = {"dynamic_axes": dynamic or None}
-                torch.onnx.export(module.eval(), inputs, str(made), dynamo=False, **names, **axes)
-        if dynamic:
-            onnx_dynamic.rename_axes(made, dynamic)
-            _check_axes(made, path, dynamic, exporter)
-            onnx_dynamic.check(made, str(path), module, inputs, input_names, dynamic, exporter)
-        for file in sorted(Path(folder).iterdir(), key=lambda f: f == made):  # .onnx 最后出现
-            os.replace(file, path.with_name(file.name))
-    return path
+    tensors = [leaf for leaf in _pytree.tree_leaves(tuple(inputs)) if isinstance(leaf, torch.Tensor)]
+    ranks = {name: tensor.dim() for name, tensor in zip(input_names, tensors, strict=False)}
+    checked: dict[str, dict[int, str]] = {}
+    for name, axes in dynamic.items():
+        if not isinstance(axes, Mapping) or not all(
+            isinstance(a, int) and isinstance(t, str) for a, t in axes.items()
+        ):
+            raise ValueError(
+                f'dynamic 里 {name} 的写法应为 {{轴: 名字}}，如 {{"x": {{1: "T"}}}}，得到 {axes!r}'
+            )
+        rank = ranks.get(name)
+        for axis in axes:
+            if rank is not None and not -rank <= axis < rank:
+                raise ValueError(f"dynamic 里 {name} 的第 {axis} 轴不存在：示例的 {name} 只有 {rank} 轴")
+        checked[name] = {axis % rank if rank else axis: title for axis, title in axes.items()}
+    return tuple(inputs), checked
+
+
+def _not_exported(
+    module: Any, inputs: tuple[Any, ...], path: Path, exporter: str, error: Exception
+) -> ValueError:
+    """导不出来时说清楚：是模块自己就跑不通，还是导出器不认识它。"""
+    import torch
+
+    try:
+        with quiet(), torch.no_grad():
+            module(*inputs)
+    except Exception as own:
+        return ValueError(
+            f"{path}：模块自己在示例输入上就算不下去（{onnx_dynamic.first_line(own)[:200]}），"
+            "请检查 inputs 的个数、形状与类型；没有写文件"
+        )
+    cause = error.__cause__ or error
+    if "data-dependent" in str(cause):
+        return ValueError(
+            f"{path}：forward 里有看着数据分支的 if、循环或长度（{onnx_dynamic.first_line(cause)[:200]}），dynamo 导不出；"
+            "请改成 torch.where、torch.cond 之类的张量运算（torchscript 会把示例走过的那一支写死）；没有写文件"
+        )
+    other = "torchscript" if exporter == "dynamo" else "dynamo"
+    return ValueError(
+        f"{path}：{exporter} 导出器导不出这个模块（{type(cause).__name__}：{onnx_dynamic.first_line(cause)[:200]}）。"
+        f'请检查 input_names、output_names、dynamic 与模块是否相符，或试 exporter="{other}"；没有写文件'
+    )
 
 
 def _check_exportable(module: Any) -> None:
@@ -135,14 +235,16 @@ def _dynamic_shapes(
 ) -> tuple[Any, ...]:
     """与 ``inputs`` 对应的 ``{轴: Dim}``；轴的名字随便什么文字都行，Dim 用自己的编号。"""
     import torch
+    from torch.utils import _pytree
 
     titles = dict.fromkeys(title for axes in dynamic.values() for title in axes.values())
     dims = {title: torch.export.Dim(f"axis_{k}") for k, title in enumerate(titles)}
-    shapes: list[Any] = []
-    for k, value in enumerate(inputs):
-        wanted = dynamic.get(names[k], {}) if k < len(names) else {}
-        shapes.append({axis % value.dim(): dims[title] for axis, title in wanted.items()} or None)
-    return tuple(shapes)
+    leaves, spec = _pytree.tree_flatten(tuple(inputs))
+    waiting, shapes = iter(names), []
+    for leaf in leaves:
+        wanted = dynamic.get(next(waiting, ""), {}) if isinstance(leaf, torch.Tensor) else {}
+        shapes.append({axis: dims[title] for axis, title in wanted.items()} or None)
+    return _pytree.tree_unflatten(shapes, spec)
 
 
 def _check_axes(made: Path, path: Path, dynamic: Mapping[str, Mapping[int, str]], exporter: str) -> None:
@@ -150,7 +252,12 @@ def _check_axes(made: Path, path: Path, dynamic: Mapping[str, Mapping[int, str]]
     model = onnx.load(made, load_external_data=False)
     for value in (*model.graph.input, *model.graph.output):
         for axis, name in dynamic.get(value.name, {}).items():
-            dim = value.type.tensor_type.shape.dim[axis]
+            dims = value.type.tensor_type.shape.dim
+            if not -len(dims) <= axis < len(dims):
+                raise ValueError(
+                    f"{path}：dynamic 里 {value.name} 的第 {axis} 轴不存在：图里的 {value.name} 只有 {len(dims)} 轴；没有写文件"
+                )
+            dim = dims[axis]
             if dim.dim_param == name:
                 continue
             if value in model.graph.input:
@@ -174,6 +281,13 @@ def simplify(model_or_path: Model, path: str | os.PathLike | None = None, **opti
 
     where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
     source = load_model(model_or_path)
+    shapes, known = options.get("test_input_shapes"), [value.name for value in source.graph.input]
+    if shapes and not (isinstance(shapes, Mapping) and set(shapes) <= set(known)):
+        raise ValueError(
+            f"test_input_shapes 应为 {{输入名: 形状}}，图的输入是 {'、'.join(known)}；得到 {shapes!r}"
+        )
+    if path is not None and not Path(path).parent.is_dir():
+        raise FileNotFoundError(f"找不到要写进去的文件夹：{Path(path).parent}")
     if not all(value.type.tensor_type.HasField("shape") for value in source.graph.output):
         source = onnx.shape_inference.infer_shapes(source)  # onnxsim 不收没有写形状的输出
     options = {"check_n": 1} | options
@@ -282,12 +396,27 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
     options.log_severity_level = 3
     if not optimize:  # 关掉图优化，中间结果才一个不少
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
     model = load_model(model_or_path)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
-    names = [value.name for value in session.get_inputs()]
-    if len(names) != len(arrays):
-        raise ValueError(f"这个图有 {len(names)} 个输入（{'、'.join(names)}），给了 {len(arrays)} 个")
-    return session.run(None, dict(zip(names, arrays, strict=True)))
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    except Exception as error:
+        raise ValueError(
+            f"{where}：onnxruntime 读不了这张图（{onnx_dynamic.first_line(error)[:200]}）"
+        ) from error
+    known = session.get_inputs()
+    if len(known) != len(arrays):
+        names = "、".join(value.name for value in known)
+        raise ValueError(f"这个图有 {len(known)} 个输入（{names}），给了 {len(arrays)} 个")
+    feeds = {value.name: np.asarray(array) for value, array in zip(known, arrays, strict=True)}
+    try:
+        return session.run(None, feeds)
+    except Exception as error:
+        wanted = "、".join(f"{value.name} {value.type}{value.shape}" for value in known)
+        got = "、".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+        raise ValueError(
+            f"{where}：onnxruntime 没能跑完（{onnx_dynamic.first_line(error)[:200]}）。图的输入是 {wanted}，给的是 {got}"
+        ) from error
 
 
 def ancestors(model_or_path: Model, tensor: str) -> list[onnx.NodeProto]:
@@ -338,7 +467,10 @@ def trace(
     """在真实输入上求出 ``nodes`` 每个输出的值：把它们都添成图的输出，再跑一遍。"""
     model = onnx.ModelProto()
     model.CopyFrom(load_model(model_or_path))
-    nodes, outer = list(nodes), {output for node in model.graph.node for output in node.output}
+    nodes = list(nodes)
+    if not nodes:
+        return {}
+    outer = {output for node in model.graph.node for output in node.output}
     for node in nodes:
         if not outer.issuperset(node.output):
             raise ValueError(f"节点 {node_label(node)} 在 If、Loop 之类的体或函数里，它的值不能从外面取出来")

@@ -267,20 +267,29 @@ def load_lstm(
     不是常量的，调用时必须给 ``state``、``lengths``；
     别的激活函数、input_forget 以及任何不认识的属性抛 ``ValueError``。
     """
-    name, *above = onnx_stacks.chain(model_or_path, name)
-    if above:
-        # 批与时间谁在前由整叠的两头定：最下面一层看得见 X 的来路，也看得穿上面各层
-        lowest = load_lstm(cls, model_or_path, name, batch_first)
-        rest = (load_lstm(cls, model_or_path, each, lowest.config.batch_first) for each in above)
-        layers = [lowest, *rest]
-        where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
-        return stacks.stack(layers, where)
-    node = read_lstm(model_or_path, name)
+    model = onnx_graph.load_model(model_or_path)
+    where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
+    names = onnx_stacks.chain(model_or_path, name)
+    lowest, *above = (read_lstm(model_or_path, each) for each in names)
+    layer = _translate(cls, model, lowest, batch_first)
+    if not above:
+        return layer
+    # 批与时间谁在前由整叠的两头定：最下面一层看得见 X 的来路，也看得穿上面各层
+    layers = [layer, *(_translate(cls, model, node, layer.config.batch_first) for node in above)]
+    if len({node.inputs[4] for node in (lowest, *above)}) == 1:  # 各层用的是同一个 sequence_lens
+        for other in layers:
+            other.lengths = layer.lengths
+    return stacks.stack(layers, where)
+
+
+def _translate(
+    cls: type[AnyLSTM], model: onnx.ModelProto, node: OnnxLSTM, batch_first: bool | None
+) -> AnyLSTM:
+    """一个节点 → 单层的 LSTM。"""
     clip = _onnx_clip(node)
     if node.layout not in (0, 1):
         raise ValueError(f"LSTM 节点 {node.name} 的属性 layout={node.layout} 不认识，应为 0 或 1")
-    model = onnx_graph.load_model(model_or_path)
-    first, note = onnx_axes.batch_first(model, node.outputs, node.layout, batch_first)
+    first, note = onnx_axes.batch_first(model, node.name, node.outputs, node.layout, batch_first)
     config = layouts.LSTMConfig(
         node.W.shape[2],
         node.hidden_size,
@@ -318,6 +327,10 @@ def _onnx_clip(node: OnnxLSTM) -> float | None:
         raise ValueError(f"LSTM 节点 {node.name} 的属性 clip={clip}，应为正数")
     activations = attributes.pop("activations", None)
     expected = ["sigmoid", "tanh", "tanh"] * node.W.shape[0]
+    attributes.pop("output_sequence", None)  # opset 1：要不要输出 Y，与算的数无关
+    if activations is not None:  # 写明了是 Sigmoid、Tanh 的：它们没有 alpha、beta，给了也不用
+        attributes.pop("activation_alpha", None)
+        attributes.pop("activation_beta", None)
     if activations is not None and [a.lower() for a in activations] != expected:
         raise ValueError(
             f"LSTM 节点 {node.name} 的属性 activations={list(activations)} 没有实现，"

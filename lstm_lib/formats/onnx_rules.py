@@ -262,6 +262,8 @@ def _spread(
         tensor, sizes = attributes.get("value"), _ints(data)
         fill = np.zeros((), np.float32) if tensor is None else numpy_helper.to_array(tensor).reshape(())
         return [Value(fill, None if sizes is None else tuple(sizes))]
+    if op in ("QuantizeLinear", "DequantizeLinear"):
+        return _quantized(scope, node, arguments, attributes)
     if op in _ELEMENTWISE or op == "Dropout":
         return _elementwise(scope, node, arguments[:1] if op == "Dropout" else arguments)
     rule = _RULES.get(op)
@@ -305,6 +307,40 @@ def _elementwise(scope: Scope, node: onnx.NodeProto, arguments: Sequence[Known |
 
 def _either(function: Callable) -> Callable:
     return lambda *v: None if None in v else function(*v)
+
+
+def _one_hot(node: onnx.NodeProto, indices: Value, arguments: Any, attributes: dict) -> list[Value] | None:
+    """torch 的 repeat_interleave 这样拼出 Tile 的次数。"""
+    count, pair = _known_ints(arguments[1]), _ints(arguments[2])
+    if not indices.exact or count is None or pair is None:
+        return None
+    if attributes.get("axis", -1) != -1 or count[0] * indices.base.size > 64:
+        return None
+    if np.any((indices.base < -count[0]) | (indices.base >= count[0])):
+        return None
+    hot = (indices.base % count[0])[..., None] == np.arange(count[0])
+    result = np.array([pair[int(h)] for h in hot.flat], object).reshape(hot.shape)
+    return [Value(result, result.shape)]
+
+
+def _quantized(
+    scope: Scope, node: onnx.NodeProto, arguments: Sequence[Known | None], attributes: dict
+) -> list[Value] | None:
+    """量化、反量化也是逐元素的；一轴一个 scale 的，那一轴要照样铺开。分块的不认。"""
+    data, *scales = arguments
+    known = [v for v in scales if v is not None]
+    if not isinstance(data, Value) or data.dims is None or data.base.dtype == object:
+        return None
+    if not all(isinstance(v, Value) and v.exact for v in known) or attributes.get("block_size"):
+        return None
+    base, count = data.padded(), max(v.base.size for v in known if isinstance(v, Value))
+    if count > 1:
+        axis = attributes.get("axis", 1) % len(data.dims)
+        if data.dims[axis] != count:
+            return None
+        base = np.repeat(base, count, axis) if base.shape[axis] == 1 else base
+    feeds = [base, *(v.base if isinstance(v, Value) else None for v in scales)]
+    return [Value(evaluate(scope, node, feeds)[0], data.dims)]
 
 
 _PARTIAL: dict[str, Callable] = {
@@ -395,11 +431,12 @@ def _slice(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict) 
 def _gather(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict) -> list[Value] | None:
     dims, indices = data.dims, arguments[1]
     assert dims is not None
-    if not isinstance(indices, Value) or not indices.exact:
+    if not isinstance(indices, Value) or indices.dims is None or indices.base.dtype == object:
         return None
-    axis, base = attributes.get("axis", 0) % len(dims), data.padded()
-    picked = np.zeros_like(indices.base) if base.shape[axis] == 1 else indices.base
-    new = dims[:axis] + indices.base.shape + dims[axis + 1 :]
+    axis, base, picked = attributes.get("axis", 0) % len(dims), data.padded(), indices.padded()
+    if base.shape[axis] == 1:
+        picked = np.zeros_like(picked)
+    new = dims[:axis] + indices.dims + dims[axis + 1 :]
     return [Value(np.asarray(np.take(base, picked, axis)), new)]
 
 
@@ -440,10 +477,28 @@ def _reshape(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict
         return [Value(data.base.reshape(()), sizes)]
     if None not in dims and None not in sizes:
         return [Value(np.broadcast_to(data.base, dims).reshape(sizes), sizes)]  # type: ignore[arg-type]
-    # 各行相同、末一轴不动：怎样排列都还是各行相同
-    if data.base.size == data.base.shape[-1] == dims[-1] and sizes and sizes[-1] == dims[-1]:
-        return [Value(data.base.reshape(-1), sizes)]
+    # 不知道大小的那几轴上处处相同：它们前后各有多少个数不变，前后照常换形状
+    base = data.padded()
+    for a, b in _runs(dims):
+        if any(n != 1 for n in base.shape[a:b]):
+            continue
+        for c, d in _runs(sizes):
+            if _count(dims[:a]) == _count(sizes[:c]) and _count(dims[b:]) == _count(sizes[d:]):
+                full = np.broadcast_to(base, (*dims[:a], *base.shape[a:b], *dims[b:]))  # type: ignore[arg-type]
+                return [Value(full.reshape(*sizes[:c], *[1] * (d - c), *sizes[d:]), sizes)]  # type: ignore[arg-type]
     return None
+
+
+def _runs(sizes: tuple[int | None, ...]) -> list[tuple[int, int]]:
+    """把不知道大小的轴全包在内的各段 [a, b)，短的在前；一个不知道的也没有时，包着至少一轴的各段。"""
+    gaps = [k for k, n in enumerate(sizes) if n is None]
+    first, last = (gaps[0], gaps[-1]) if gaps else (len(sizes), -1)
+    spans = [(a, b) for a in range(len(sizes)) for b in range(a + 1, len(sizes) + 1)]
+    return sorted((s for s in spans if s[0] <= first and s[1] > last), key=lambda s: s[1] - s[0])
+
+
+def _count(sizes: tuple[int | None, ...]) -> int:
+    return math.prod(n or 0 for n in sizes)
 
 
 def _concat(arguments: Sequence[Known | None], axis: int) -> list[Value] | None:
@@ -484,6 +539,7 @@ def _expand(node: onnx.NodeProto, data: Value, arguments: Any, attributes: dict)
 _RULES: dict[str, Callable[..., list[Value] | None]] = {
     "Expand": _expand,
     "Concat": lambda node, data, arguments, attributes: _concat(arguments, attributes["axis"]),
+    "OneHot": _one_hot,
     "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
@@ -495,6 +551,13 @@ _RULES: dict[str, Callable[..., list[Value] | None]] = {
 }
 
 
+def _only(value: Known | None) -> np.ndarray | None:
+    """处处是同一个数时，这个数；否则 None。"""
+    if isinstance(value, Value) and value.uniform:
+        return value.base.reshape(())
+    return np.zeros((), value.base.dtype) if isinstance(value, Value) and value.zero else None
+
+
 def _uniform(node: onnx.NodeProto, arguments: Sequence[Known | None], attributes: dict) -> list[Value] | None:
     """形状跟不上了，但值处处相同：结果的形状不知道，值仍然知道。"""
     op, count = node.op_type, len(node.output)
@@ -503,19 +566,18 @@ def _uniform(node: onnx.NodeProto, arguments: Sequence[Known | None], attributes
         # 有限的数乘零是零；x 里真有 inf、nan 时，LSTM 的结果本来也是 nan
         zero = next(a for a in arguments if isinstance(a, Value) and a.zero)
         return [Value(np.zeros((), zero.base.dtype), None)]
-    if not isinstance(data, Value) or not data.uniform:
+    only = _only(data)
+    if only is None or not isinstance(data, Value):
         return None
-    scalar = Value(data.base.reshape(()), None)
+    scalar = Value(only, None)
     if op in _PLACING or (op in _REDUCING and data.zero):
         return [scalar] * count
     if op in ("Concat", "ScatterND", "ScatterElements"):
         parts = arguments if op == "Concat" else (arguments[0], arguments[2])
-        equal = all(
-            isinstance(a, Value) and a.uniform and same(a.base.reshape(()), scalar.base) for a in parts
-        )
+        equal = all((other := _only(a)) is not None and same(other, only) for a in parts)
         return [scalar] if equal and attributes.get("reduction", b"none") == b"none" else None
     if op == "Pad" and data.zero:
         fill = arguments[2] if len(arguments) > 2 else None
-        same = fill is None or (isinstance(fill, Value) and fill.zero)
-        return [scalar] if same and not attributes.get("value") else None
+        zeros = fill is None or (isinstance(fill, Value) and fill.zero)
+        return [scalar] if zeros and not attributes.get("value") else None
     return None

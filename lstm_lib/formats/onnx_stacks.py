@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from lstm_lib.formats import onnx_graph, onnx_scopes, stacks
+from lstm_lib.formats.onnx_rules import Value
+from lstm_lib.formats.onnx_scopes import Scope
+from lstm_lib.formats.onnx_values import Values
 
+_Place = tuple[Scope, onnx.NodeProto]
 SIZES = ((3, 2), (5, 1))  # 试哪几种 (T, B)
 MOST = 2**24  # 试算的数组最多多少个数
 MOVING = set(
@@ -29,53 +33,67 @@ def chain(model_or_path: onnx_graph.Model, name: stacks.Names = None) -> list[st
     if isinstance(name, str):
         return [name]
     where = "模型" if isinstance(model_or_path, onnx.ModelProto) else str(model_or_path)
-    model = onnx_graph.load_model(model_or_path)
-    nodes = [n for n in model.graph.node if n.op_type == "LSTM" and n.domain in ("", "ai.onnx")]
+    if name is not None and not (isinstance(name, Sequence) and all(isinstance(n, str) for n in name)):
+        raise ValueError(f"{where}：name 应是一个 LSTM 节点的名字，或自下而上的几个名字，得到 {name!r}")
+    try:
+        root = onnx_scopes.scopes(onnx_graph.load_model(model_or_path))
+    except ValueError as error:
+        raise ValueError(f"{where}：{error}") from error
+    found = [(s, n) for s, n in root.walk() if n.op_type == "LSTM" and onnx_scopes.standard(n)]
+    found = [(s, n) for s, n in found if s.call(n) is None]
     if name is None:
-        everywhere = sum(n.op_type == "LSTM" for _, n in onnx_scopes.scopes(model).walk())
-        if len(nodes) < 2 or everywhere > len(nodes):  # 子图与函数里还有：叠不到一起，由读一个的去列举
+        if len(found) < 2:
             return [None]
-        chosen = nodes
-        title = f"{where}：图里有 {len(nodes)} 个 LSTM 节点（{_labels(nodes)}）"
+        chosen = found
+        title = f"{where}：图里有 {len(found)} 个 LSTM 节点（{_labels(found)}）"
     else:
-        chosen, title = _named(nodes, list(name), where), f"{where}：{'、'.join(name)}"
-    reason = _Graph(model).broken(chosen, alone=name is None)
+        chosen, title = _named(found, list(name), where), f"{where}：{'、'.join(name)}"
+    scope = chosen[0][0]
+    reason = None
+    if any(s is not scope for s, _ in chosen):
+        reason = "它们不在同一个图（同一个分支、同一次函数调用）里"
+    reason = reason or _Graph(root, scope).broken([n for _, n in chosen], alone=name is None)
     if reason:
         raise ValueError(f"{title}，不是首尾直接相接的一叠：{reason}；请用 name 指定一个")
-    return [_key(node, nodes) for node in chosen]
+    return [_key(scope, node, found) for _, node in chosen]
 
 
-def _labels(nodes: Sequence[onnx.NodeProto]) -> str:
-    return "、".join(onnx_graph.node_label(node) for node in nodes)
+def _labels(found: Sequence[_Place]) -> str:
+    return "、".join(scope.label(node) for scope, node in found)
 
 
-def _key(node: onnx.NodeProto, nodes: Sequence[onnx.NodeProto]) -> str:
-    """只指着这一个节点的名字：没有名字或重名的用它的输出。"""
-    same = [n for n in nodes if n.name == node.name]
-    return node.name if node.name and len(same) == 1 else next(filter(None, node.output))
+def _key(scope: Scope, node: onnx.NodeProto, found: Sequence[_Place]) -> str:
+    """只指着这一个节点的名字：全名；没有名字或重名的用它的输出。"""
+    label = scope.label(node)
+    same = [n for s, n in found if s.label(n) == label]
+    return label if node.name and len(same) == 1 else next(filter(None, node.output))
 
 
-def _named(nodes: Sequence[onnx.NodeProto], names: Sequence[str], where: str) -> list[onnx.NodeProto]:
-    chosen: list[onnx.NodeProto] = []
+def _named(found: Sequence[_Place], names: Sequence[str], where: str) -> list[_Place]:
+    chosen: list[_Place] = []
     for name in names:
-        same = [n for n in nodes if n.name == name] or [n for n in nodes if name in n.output]
+        same = [p for p in found if p[0].label(p[1]) == name]
+        same = same or [p for p in found if p[1].name == name] or [p for p in found if name in p[1].output]
         if len(same) != 1:
-            raise ValueError(f"{where}：没有名为 {name!r} 的 LSTM 节点（或重名）；有的是：{_labels(nodes)}")
-        if any(same[0] is node for node in chosen):
+            raise ValueError(f"{where}：没有名为 {name!r} 的 LSTM 节点（或重名）；有的是：{_labels(found)}")
+        if any(same[0][1] is node for _, node in chosen):
             raise ValueError(f"{where}：name 里 {name!r} 出现了两次")
         chosen += same
     if not chosen:
-        raise ValueError(f"{where}：name 是空的；请给 LSTM 节点的名字，自下而上，有的是：{_labels(nodes)}")
+        raise ValueError(f"{where}：name 是空的；请给 LSTM 节点的名字，自下而上，有的是：{_labels(found)}")
     return chosen
 
 
 class _Graph:
-    """图里谁算出谁。"""
+    """LSTM 节点所在的那一层里，谁算出谁；从外面取用的只认常数。"""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
-        self.maker = {name: node for node in model.graph.node for name in node.output if name}
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    def __init__(self, root: Scope, scope: Scope) -> None:
+        self.scope, self.values = scope, Values(root)
+        self.maker = scope.producer
+
+    def constant(self, name: str) -> np.ndarray | None:
+        value = self.values.get(self.scope, name)
+        return value.base if isinstance(value, Value) and value.exact else None
 
     def broken(self, chosen: Sequence[onnx.NodeProto], alone: bool) -> str | None:
         """``chosen`` 不是自下而上的一叠的缘由；``alone``：下层的 Y 不许另作他用。"""
@@ -112,7 +130,7 @@ class _Graph:
             found.append(node)
             if not any(node is s for s in stop) and (shapes or node.op_type != "Shape"):
                 todo += node.input
-        return [node for node in self.model.graph.node if any(node is f for f in found)]
+        return [node for node in self.scope.nodes if any(node is f for f in found)]
 
     def merges(self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]) -> bool:
         """中间这一段是不是把 Y 的各方向拼在一起，别的什么也没做：拿随机的 Y 跑几遍就知道。"""
@@ -123,13 +141,16 @@ class _Graph:
             return False
         evaluate = self.evaluator(lower.output[0], upper.input[0], between)
         rng, agreed = np.random.default_rng(0), False
-        for steps, batch in (*SIZES, *self.fixed_sizes(between, directions * hidden)):
+        fixed = self.fixed_sizes(between, directions * hidden)
+        for steps, batch in (*SIZES, *fixed, *self.beyond(between, directions * hidden)):
             y = rng.normal(size=(steps, directions, batch, hidden)).astype(np.float32)
             wanted = y.transpose(0, 2, 1, 3).reshape(steps, batch, -1)
             try:
                 x = evaluate(y.transpose(2, 0, 1, 3) if layout else y)
             except Exception:  # 形状写死了的图，只在它自己的长度上跑得通
                 continue
+            if np.size(x) != y.size:  # 截掉了一部分，或重复了一部分
+                return False
             x = x.swapaxes(0, 1) if layout and np.ndim(x) == 3 else x
             if np.shape(x) == wanted.shape and not np.array_equal(x, wanted):
                 return False
@@ -140,28 +161,42 @@ class _Graph:
         self, given: str, wanted: str, nodes: Sequence[onnx.NodeProto]
     ) -> Callable[[np.ndarray], np.ndarray]:
         """只有 ``nodes`` 的图：输入 ``given``，输出 ``wanted``。"""
-        used = {name for node in nodes for name in node.input}
+        made = {name for node in nodes for name in node.output} | {given, ""}
+        constants = {n: self.constant(n) for node in nodes for n in node.input if n not in made}
         graph = helper.make_graph(
             nodes,
             "between",
             [helper.make_tensor_value_info(given, TensorProto.FLOAT, [None] * 4)],
             [onnx.ValueInfoProto(name=wanted)],
-            [tensor for name, tensor in self.constants.items() if name in used],
+            [numpy_helper.from_array(value, name) for name, value in constants.items() if value is not None],
         )
-        made: Any = ReferenceEvaluator(helper.make_model(graph, opset_imports=self.model.opset_import))
-        return lambda y: made.run(None, {given: y})[0]
+        runner: Any = ReferenceEvaluator(graph, opsets=dict(self.scope.opsets))
+        return lambda y: runner.run(None, {given: y})[0]
 
     def fixed_sizes(self, between: Sequence[onnx.NodeProto], width: int) -> list[tuple[int, int]]:
         """Reshape 里写死的 (T, B)；只写死一个的，另一个照 ``SIZES``。"""
-        constant, found = onnx_graph.constants(self.model), []
+        found = []
         for node in between:
-            shape = constant(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+            shape = (
+                self.constant(node.input[1]) if node.op_type == "Reshape" and len(node.input) > 1 else None
+            )
             if shape is not None and shape.shape == (3,) and shape[2] in (width, -1):
                 steps, batch = (
                     int(n) if n > 0 else size for n, size in zip(shape[:2], SIZES[0], strict=True)
                 )
                 found.append((steps, batch))
         return [pair for pair in found if math.prod(pair) * width <= MOST]
+
+    def beyond(self, between: Sequence[onnx.NodeProto], width: int) -> list[tuple[int, int]]:
+        """比 Slice、Split 里写死的长度更长的 (T, B)：只取前 100 步的，要到 101 步才看得出来。"""
+        found = set[int]()
+        for node in between:
+            if node.op_type in ("Slice", "Split"):
+                arrays = [self.constant(name) for name in node.input[1:] if name]
+                arrays += [np.array(a.ints) for a in node.attribute if a.name in ("starts", "ends", "split")]
+                found |= {abs(int(n)) for a in arrays if a is not None for n in a.ravel()}
+        longer = [n + 1 for n in sorted(found) if (n + 1) * width <= MOST]
+        return [size for n in longer for size in ((n, 1), (2, n))][:64]
 
     def elsewhere(
         self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]
@@ -171,12 +206,12 @@ class _Graph:
         for node in between:
             if node.op_type != "Shape" and names & set(node.input):
                 names |= set(node.output)
-        for output in self.model.graph.output:
-            if output.name in names:
-                return f"{label} 的 Y 也是图的输出（{output.name}）"
-        for node in self.model.graph.node:
+        for output in self.scope.outputs:
+            if output in names:
+                return f"{label} 的 Y 也是图的输出（{output}）"
+        for node in self.scope.nodes:
             if node is upper or node.op_type == "Shape" or any(node is b for b in between):
                 continue
-            if names & set(node.input):
+            if names & (set(node.input) | onnx_scopes.captured(node)):
                 return f"{label} 的 Y 也送给了 {node.op_type} 节点 {onnx_graph.node_label(node)}"
         return None

@@ -227,6 +227,13 @@ class LSTM:
             raise ValueError(f"{self.initial_state}；调用时请用 state 传入初态 (h, c)")
         every = (np.repeat(a[:, None], batch, 1) if a.ndim == 2 else a for a in self.initial_state)
         h, c = (a[:, 0] if unbatched and a.shape[1] == 1 else a for a in every)
+        for name, a in (("h", h), ("c", c)):
+            wanted = (a.shape[0], a.shape[-1]) if unbatched else (a.shape[0], batch, a.shape[-1])
+            if a.shape != wanted:
+                raise ValueError(
+                    f"初态 {name} 的形状应为 {wanted}，得到 {a.shape}：这是 LSTM 自带的缺省初态，"
+                    f"给 {a.shape[1]} 条一批用的；请用 state 另给初态 (h, c)"
+                )
         return h, c
 
 
