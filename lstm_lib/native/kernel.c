@@ -14,8 +14,6 @@
 // [/批的大小]
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#define JOIN2(a, b) a##_##b
-#define JOIN(a, b) JOIN2(a, b)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -34,7 +32,7 @@
 #include "isa.h"
 
 /* 一次最多几帧共用读进来的权重：4·MOST 个累加器要住得下寄存器（AVX-512 与 AArch64 有 32 个，其余 16 个）。 */
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if ISA == AT_avx512 || defined(__aarch64__)
 enum { MOST = 6 };
 #else
 enum { MOST = 3 };
@@ -257,7 +255,14 @@ static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t 
 }
 
 /* 一块的结果过 sigmoid（或不过），放回各自的位置：y 是第一段里的那个单元，各段相距 units 个数 */
-#define SPREAD(width)                                                                                  for (int part = 0; part < 4; part++) {                                                                 JOIN(vf, width) v;                                                                                 memcpy(&v, from + part * width, sizeof v);                                                         if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                                  const int64_t start = part * units + unit, room = MIN(units - unit, size - start);                 if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                            }
+#define SPREAD(width)                                                                              \
+    for (int part = 0; part < 4; part++) {                                                         \
+        JOIN(vf, width) v;                                                                         \
+        memcpy(&v, from + part * width, sizeof v);                                                 \
+        if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                          \
+        const int64_t start = part * units + unit, room = MIN(units - unit, size - start);         \
+        if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                        \
+    }
 
 static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmoid, const float *x,
                   float *y, int64_t count, void *scratch) {

@@ -10,7 +10,13 @@ from numpy.typing import DTypeLike
 
 from lstm_lib.native import build
 
-HEADERS = (("lstm.h", "结构"), ("model.h", "错误码"), ("model.h", "模型"), ("enhancer.h", "接口"))
+HEADERS = (
+    ("lstm.h", "级别"),
+    ("lstm.h", "结构"),
+    ("model.h", "错误码"),
+    ("model.h", "模型"),
+    ("enhancer.h", "接口"),
+)
 
 
 @lru_cache
@@ -46,7 +52,8 @@ def load_steps(level: str | None = None) -> tuple[Any, Any]:
 
     ffi = cffi.FFI()
     ffi.cdef(STEPS)
-    flags = [*build.machine_levels()[choose_level(level)], "-ffp-contract=fast"]  # 教学程序靠编译器合并
+    level = choose_level(level)
+    flags = [*build.machine_levels()[level], f"-DLEVEL={level}", "-ffp-contract=fast"]  # 教学程序靠编译器合并
     return ffi, ffi.dlopen(str(build.build_library("steps", [(build.HERE / "steps.c", flags)])))
 
 
