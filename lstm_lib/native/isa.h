@@ -95,6 +95,7 @@ INLINE v4f min_4(v4f limit, v4f x) { return blend_4(x > limit, limit, x); }
 INLINE v4f max_4(v4f limit, v4f x) { return blend_4(x < limit, limit, x); }
 #endif
 
+// [融合乘加]
 /* 融合乘加 a·b + c：只舍入一次。编译器自己合并乘与加时，合并哪一对由它挑，换个编译器结果就差一位；
  * 所以关掉自动合并（-ffp-contract=off），要合并的地方写明。没有这条指令的级别先乘后加。 */
 #if ISA == AT_avx512 || ISA == AT_avx2
@@ -106,6 +107,7 @@ INLINE v4f fma_4(v4f a, v4f b, v4f c) {
 #else
 INLINE v4f fma_4(v4f a, v4f b, v4f c) { return a * b + c; }
 #endif
+// [/融合乘加]
 
 #if ISA == AT_avx512
 #define WIDE 16

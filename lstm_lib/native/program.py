@@ -6,10 +6,11 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
-from lstm_lib.files import atomic_path
-from lstm_lib.native.build import HERE, NativeBuildError, compilers, run
+from lstm_lib.files import atomic_path, cache_dir
+from lstm_lib.native.build import HERE, NativeBuildError, compiler_version, compilers, run
 from lstm_lib.native.release import release
 
 FLAGS = ["-std=gnu11", "-O3"]
@@ -44,8 +45,8 @@ def build_program(target: str, out: str | os.PathLike, extra: Sequence[str] = ()
                 except OSError as error:
                     failures.append(f"{shlex.join(command)}：{error}")
                     continue
-                temporary.chmod(temporary.stat().st_mode | 0o111)
-                return out
+            out.chmod(out.stat().st_mode | 0o111)  # 改名之后才设：atomic_path 会把权限改回平常的样子
+            return out
     raise NativeBuildError(f"编译 {target} 的程序失败。" + "；".join(failures))
 
 
@@ -76,3 +77,17 @@ def commands(target: str) -> list[list[str]]:
 def libraries(target: str) -> list[str]:
     windows = "windows" in target or (target == NATIVE and os.name == "nt")
     return ["-lshell32"] if windows else ["-lm"]
+
+
+def cached_program(target: str) -> Path:
+    """:func:`build_program` 编译好的程序，放在缓存目录里：源码、选项、编译器都没变，就不再编译。错误相同。"""
+    from filelock import FileLock
+
+    compiler = commands(target)[0]
+    words = compiler[:1] if target == NATIVE and "ziglang" not in compiler else compiler
+    parts = (compiler, compiler_version(tuple(words)), FLAGS, release(), (HERE / "main.c").read_text("utf-8"))
+    suffix = ".exe" if libraries(target) == ["-lshell32"] else ""
+    path = cache_dir() / "native" / f"enhancer-{target}-{sha256(repr(parts).encode()).hexdigest()[:16]}{suffix}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        return path if path.exists() else build_program(target, path)
