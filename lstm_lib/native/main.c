@@ -23,6 +23,7 @@
 #include <shellapi.h>
 #include <fcntl.h>
 #include <io.h>
+#include <process.h>
 #else
 #include <unistd.h>
 #endif

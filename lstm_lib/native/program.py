@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import shlex
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +24,8 @@ TARGETS: dict[str, list[str]] = {
     # 硬浮点，有 NEON 与融合乘加的 ARMv7（Cortex-A7、A15、A53 的 32 位模式……）
     "armv7-linux": ["-target", "arm-linux-musleabihf", "-mcpu=cortex_a7", *STATIC],
     "riscv64-linux": ["-target", "riscv64-linux-musl", *STATIC],
-    "loongarch64-linux": ["-target", "loongarch64-linux-musl", *STATIC],
+    # 有双精度浮点、没有向量扩展的也能跑
+    "loongarch64-linux": ["-target", "loongarch64-linux-musl", "-mcpu=generic_la64-lsx+d", *STATIC],
     "x86_64-windows": ["-target", "x86_64-windows-gnu", "-s"],
     "aarch64-macos": ["-target", "aarch64-macos", "-s"],
     "x86_64-macos": ["-target", "x86_64-macos", "-s"],
@@ -37,15 +40,17 @@ def build_program(target: str, out: str | os.PathLike, extra: Sequence[str] = ()
     """
     out, failures = Path(out), []
     with tempfile.TemporaryDirectory() as folder:
-        sources = write_sources(folder)
+        sources, made = write_sources(folder), Path(folder) / "enhancer"
         for command in commands(target):
+            try:
+                run([*command, *FLAGS, *extra, *sources, "-o", str(made), *libraries(target)])
+            except (OSError, subprocess.SubprocessError) as error:
+                failures.append(f"{shlex.join(command)}：{error}")
+                continue
             with atomic_path(out) as temporary:
-                try:
-                    run([*command, *FLAGS, *extra, *sources, "-o", str(temporary), *libraries(target)])
-                except OSError as error:
-                    failures.append(f"{shlex.join(command)}：{error}")
-                    continue
-            out.chmod(out.stat().st_mode | 0o111)  # 改名之后才设：atomic_path 会把权限改回平常的样子
+                shutil.copyfile(made, temporary)
+            mode = out.stat().st_mode
+            out.chmod(mode | (mode & 0o444) >> 2)  # 能读的人都能执行；atomic_path 给的是普通文件的权限
             return out
     raise NativeBuildError(f"编译 {target} 的程序失败。" + "；".join(failures))
 
