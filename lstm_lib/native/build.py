@@ -140,7 +140,9 @@ def _key(compiler: Sequence[str], jobs: Sequence[Job]) -> str:
     sources = {Path(source).resolve() for source, _ in jobs} | set(HERE.glob("*.[ch]"))  # 有的 .c 也被包含
     flags = [(Path(source).name, options) for source, options in jobs]
     machine = (platform.system(), platform.machine())
-    digest = hashlib.sha256(repr((compiler, compiler_version(tuple(compiler)), COMPILE, flags, machine)).encode())
+    digest = hashlib.sha256(
+        repr((compiler, compiler_version(tuple(compiler)), COMPILE, flags, machine)).encode()
+    )
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

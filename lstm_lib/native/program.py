@@ -92,7 +92,9 @@ def cached_program(target: str) -> Path:
     words = compiler[:1] if target == NATIVE and "ziglang" not in compiler else compiler
     parts = (compiler, compiler_version(tuple(words)), FLAGS, release(), (HERE / "main.c").read_text("utf-8"))
     suffix = ".exe" if libraries(target) == ["-lshell32"] else ""
-    path = cache_dir() / "native" / f"enhancer-{target}-{sha256(repr(parts).encode()).hexdigest()[:16]}{suffix}"
+    path = (
+        cache_dir() / "native" / f"enhancer-{target}-{sha256(repr(parts).encode()).hexdigest()[:16]}{suffix}"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         return path if path.exists() else build_program(target, path)
