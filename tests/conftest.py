@@ -51,6 +51,7 @@ SLOW = {
         "test_neon_under_qemu": 70,  # 交叉编译一份 C 库；zig 的缓存里有了就只要一秒
         "test_address_and_undefined_sanitizers": 28,
         "test_ziglang_alone_is_enough": 11,
+        "test_lesson_fft_equals_numpy": 4,  # 编译一份带 FFT 的教学程序
         "test_a_broken_library_in_the_cache_is_compiled_again": 1,
     },
     "test_training.py": {

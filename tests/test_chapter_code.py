@@ -1,4 +1,4 @@
-"""第二部分各章里印出来的代码，就是这里测试的代码：取出标记为 definition 的单元，当模块用。"""
+"""各章里印出来的代码，就是这里测试的代码：取出标记为 definition 的单元，当模块用。"""
 
 from itertools import permutations
 from pathlib import Path
@@ -42,6 +42,11 @@ def weights():
 @pytest.fixture(scope="module")
 def backward():
     return definitions("backward")
+
+
+@pytest.fixture(scope="module")
+def device():
+    return definitions("device")
 
 
 def module(inputs, hidden, **options):
@@ -176,3 +181,11 @@ def test_printed_clip_and_truncation(backward):
     whole = lstm.backward(x, None, dy).parameters["weight_hh_l0"]
     np.testing.assert_array_equal(backward.truncated(lstm, x, dy, 8), whole)
     assert np.abs(backward.truncated(lstm, x, dy, 1) - whole).max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 49, 160, 256])
+def test_printed_fft(device, size):
+    z = RANDOM.normal(size=size) + 1j * RANDOM.normal(size=size)
+    np.testing.assert_allclose(device.fft(z), np.fft.fft(z), atol=1e-12 * size)
+    x = RANDOM.normal(size=2 * size)
+    np.testing.assert_allclose(device.real_fft(x), np.fft.rfft(x), atol=1e-12 * size)

@@ -485,3 +485,43 @@ def test_ziglang_alone_is_enough(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_compiled_programs_are_kept_until_the_sources_change(tmp_path, monkeypatch):
+    from lstm_lib.native import program
+
+    made = []
+
+    def build_program(target, out):
+        made.append(out)
+        out.write_bytes(b"")
+        return out
+
+    monkeypatch.setenv("LSTM_LIB_CACHE", str(tmp_path))
+    monkeypatch.setattr(program, "build_program", build_program)
+    first = program.cached_program("native")
+    assert program.cached_program("native") == first and made == [first]
+    assert program.cached_program("aarch64-linux") != first
+    changed = program.release() | {"enhancer.c": "/* 改过 */"}
+    monkeypatch.setattr(program, "release", lambda: changed)
+    assert program.cached_program("native") not in made[:2] and len(made) == 3
+    assert program.cached_program("x86_64-windows").suffix == ".exe"
+
+
+def test_lesson_fft_equals_numpy():
+    """“上设备”一章单独取出的 FFT 与链里的是同一份；别的窗长也对。"""
+    from lstm_lib.formats import network_file
+
+    ffi, lib = native.load_lesson()
+    for n_fft in (512, 320, 14, 2):
+        bins, rng = n_fft // 2 + 1, np.random.default_rng(n_fft)
+        lstm, stft = make((bins, 3, 1, "forward", 0)), network_file.STFT(n_fft, n_fft // 2, 16000, 0)
+        data = network_file.encode(lstm, np.zeros((bins, 3), np.float32), None, True, stft)
+        opened = lib.lesson_open(ffi.from_buffer(data), len(data))
+        x = rng.standard_normal(n_fft).astype(np.float32)
+        re, im, back = (np.empty(n, np.float32) for n in (bins, bins, n_fft))
+        lib.lesson_fft(opened, *(ffi.cast("float *", a.ctypes.data) for a in (x, re, im, back)), 1)
+        lib.lesson_close(opened)
+        exact = np.fft.rfft(x.astype(np.float64))
+        np.testing.assert_allclose(re + 1j * im, exact, atol=1e-6 * np.abs(exact).max())
+        np.testing.assert_allclose(back / n_fft, x, atol=1e-6 * np.abs(x).max())

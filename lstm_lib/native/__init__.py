@@ -17,7 +17,16 @@ from lstm_lib.lstm.conventions import State
 from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
 from lstm_lib.native.enhancer import NativeEnhancer, complaint
-from lstm_lib.native.library import aligned, choose_level, excerpt, levels, load, load_steps
+from lstm_lib.native.library import (
+    aligned,
+    choose_level,
+    excerpt,
+    levels,
+    load,
+    load_lesson,
+    load_steps,
+    load_traps,
+)
 from lstm_lib.native.quantize import quantize_rows
 
 __all__ = [
@@ -29,7 +38,9 @@ __all__ = [
     "activation",
     "excerpt",
     "levels",
+    "load_lesson",
     "load_steps",
+    "load_traps",
     "quantize_rows",
     "split_units",
 ]

@@ -137,17 +137,19 @@ def run(command: Sequence[str]) -> None:
 
 def _key(compiler: Sequence[str], jobs: Sequence[Job]) -> str:
     """缓存键：源码 + 选项 + 编译器的版本 + 机器。"""
-    sources = {Path(source).resolve() for source, _ in jobs} | set(HERE.glob("*.h"))
+    sources = {Path(source).resolve() for source, _ in jobs} | set(HERE.glob("*.[ch]"))  # 有的 .c 也被包含
     flags = [(Path(source).name, options) for source, options in jobs]
     machine = (platform.system(), platform.machine())
-    digest = hashlib.sha256(repr((compiler, _version(tuple(compiler)), COMPILE, flags, machine)).encode())
+    digest = hashlib.sha256(
+        repr((compiler, compiler_version(tuple(compiler)), COMPILE, flags, machine)).encode()
+    )
     for path in sorted(sources):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
 @lru_cache
-def _version(compiler: tuple[str, ...]) -> str:
+def compiler_version(compiler: tuple[str, ...]) -> str:
     if "ziglang" in compiler:  # 启动 zig 要几百毫秒，版本号看包就够了
         return version("ziglang")
     result = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False, timeout=60)

@@ -109,7 +109,7 @@ static void some_hops(enhancer *e, const float *in, float *out, int count) {
         float *re = e->re + t * row, *im = e->im + t * row, *x = e->x + t * model->input_size;
         const float *wave = e->history + t * hop;
         for (int k = 0; k < n_fft; k++) e->frame[k] = wave[k] * e->analysis[k];
-        real_fft(&e->fft, e->frame, e->work, re, im);
+        real_fft(&e->plan, e->frame, e->parts, re, im);
         for (int k = 0; k < model->input_size; k++) {
             const float a = re[k + first], b = im[k + first];
             x[k] = sqrtf(a * a + b * b);
@@ -118,7 +118,7 @@ static void some_hops(enhancer *e, const float *in, float *out, int count) {
     memmove(e->history, e->history + count * hop, sizeof *in * (size_t)kept);
     run(&e->lstm, e->x, e->h, count);
     if (model->head)
-        dense(&model->net, model->head, model->sigmoid, e->h, e->mask, count, e->dense);
+        dense(&model->net, model->head, model->sigmoid, e->h, e->mask, count, e->head_scratch);
     else if (model->sigmoid)
         apply_sigmoid(e->h, e->mask, (int64_t)count * bins);
     else
@@ -127,7 +127,7 @@ static void some_hops(enhancer *e, const float *in, float *out, int count) {
         float *re = e->re + t * row, *im = e->im + t * row;
         const float *mask = e->mask + (int64_t)t * bins;
         for (int k = 0; k < bins; k++) re[k] *= mask[k], im[k] *= mask[k];
-        real_ifft(&e->fft, re, im, e->work, e->frame);
+        real_ifft(&e->plan, re, im, e->parts, e->frame);
         for (int k = 0; k < n_fft; k++) e->overlap[k] += e->frame[k] * e->synthesis[k];
         memcpy(out + t * hop, e->overlap, sizeof *out * (size_t)hop);
         memmove(e->overlap, e->overlap + hop, sizeof *out * (size_t)kept);

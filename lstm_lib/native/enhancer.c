@@ -9,17 +9,6 @@ enum { GROUP = 16, MOST_GROUP = 256 };
 
 #define TWO_PI 6.283185307179586476925287
 
-typedef struct {
-    char *base;
-    int64_t used;
-} arena;
-
-static void *reserve(arena *a, int64_t count, int64_t size) {
-    void *p = a->base ? a->base + a->used : NULL;
-    a->used += (count * size + 63) / 64 * 64;
-    return p;
-}
-
 static enhancer_options settled(const enhancer_options *options) {
     enhancer_options o = options ? *options : (enhancer_options){-1, 0, 0};
     if (o.level < 0)
@@ -31,8 +20,8 @@ static enhancer_options settled(const enhancer_options *options) {
 /* 各路流共用的表；a->base 为 NULL 时只算大小 */
 static void share_tables(enhancer *e, arena *a) {
     const int64_t n_fft = e->model->n_fft, half = n_fft / 2;
-    e->fft.cosine = reserve(a, half, 4), e->fft.sine = reserve(a, half, 4);
-    e->fft.half_c = reserve(a, half + 1, 4), e->fft.half_s = reserve(a, half + 1, 4);
+    e->plan.cosine = reserve(a, half, 4), e->plan.sine = reserve(a, half, 4);
+    e->plan.half_c = reserve(a, half + 1, 4), e->plan.half_s = reserve(a, half + 1, 4);
     e->analysis = reserve(a, n_fft, 4), e->synthesis = reserve(a, n_fft, 4);
 }
 
@@ -49,15 +38,15 @@ static void lay_out_stream(enhancer *e, arena *a) {
     e->re = reserve(a, g * row, 4), e->im = reserve(a, g * row, 4);
     e->x = reserve(a, g * model->input_size, 4), e->h = reserve(a, g * cell->output_size, 4);
     e->mask = reserve(a, g * bins, 4), e->frame = reserve(a, n_fft, 4);
-    for (int k = 0; k < 4; k++) e->work[k] = reserve(a, half, 4);
+    for (int k = 0; k < 4; k++) e->parts[k] = reserve(a, half, 4);
     e->lstm.scratch = reserve(a, lstm_scratch_bytes(net, g, 1), 1);
-    e->dense = reserve(a, model->head ? lstm_dense_bytes(net, model->head, g) : 0, 1);
+    e->head_scratch = reserve(a, model->head ? lstm_dense_bytes(net, model->head, g) : 0, 1);
 }
 
 // [备表]
 static void fill_tables(enhancer *e) {
     const int n_fft = e->model->n_fft, half = n_fft / 2, hop = e->model->hop_length;
-    fft_plan *plan = &e->fft;
+    fft_plan *plan = &e->plan;
     plan->size = half, plan->count = 0;
     for (int n = half, r = 4; n > 1;) { /* 先 4，再 2、3、5、7…… */
         if (n % r == 0)

@@ -1,7 +1,7 @@
 /* 语音增强器：波形进、波形出，一次一个帧移。整条链都在这里：加窗、FFT、幅度谱、LSTM、线性层、掩蔽、逆变换、重叠相加。
  *
  *     enhancer_error error;
- *     enhancer *e = enhancer_open(model, bytes, NULL, NULL, &error);
+ *     enhancer *e = enhancer_open(model, bytes, NULL, &error);
  *     while (…) enhancer_process(e, in, out, 1, &error);
  *     enhancer_close(e);
  *
@@ -15,6 +15,8 @@
 #ifndef ENHANCER_H
 #define ENHANCER_H
 #include "model.h"
+
+#define ENHANCER_VERSION "0.1.0"
 
 // [接口]
 typedef lstm_error enhancer_error;
@@ -80,7 +82,7 @@ typedef struct {
 
 struct enhancer {
     const lstm_model *model;
-    fft_plan fft;
+    fft_plan plan;
     const float *analysis, *synthesis; /* [n_fft] 两个窗；逆变换的 1/n_fft 并在合成窗里 */
     lstm_stream lstm;
     int32_t group;
@@ -92,9 +94,9 @@ struct enhancer {
     /* 草稿 */
     float *re, *im;      /* [group][row]：带噪谱，row = n_fft/2 + 1 补到 16 的倍数 */
     float *x, *h, *mask; /* [group][input_size]、[group][hidden]、[group][row 或 bins] */
-    float *work[4];      /* [n_fft/2] 四份，FFT 用 */
+    float *parts[4];     /* [n_fft/2] 四份，FFT 用 */
     float *frame;        /* [n_fft] */
-    void *dense;
+    void *head_scratch;
     void *begin; /* 一路流的状态（到 re 为止）从这里起，reset 时清零 */
 };
 

@@ -1,9 +1,18 @@
 /* 随指令集而变的只有四样：4 字节点积、融合乘加、NaN 不丢的截断、把非规格化数当零的开关。
- * 其余都用向量扩展写成同一份。 */
-#ifdef __AVX2__
+ * 其余都用向量扩展写成同一份。
+ *
+ * 这一遍编译的是哪个级别，看 LEVEL，不看 __AVX2__ 之类的宏：几个级别写在同一个文件里的时候（两个文件的发行版），
+ * Clang 换了指令集，那些宏却不跟着变。 */
+#define JOIN2(a, b) a##_##b
+#define JOIN(a, b) JOIN2(a, b)
+#define AT_portable 0
+#define AT_avx2 1
+#define AT_avx512 2
+#define AT_neon_dot 3
+#define ISA JOIN(AT, LEVEL)
+
+#if defined(__SSE2__)
 #include <immintrin.h>
-#elif defined(__SSE2__)
-#include <emmintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #endif
@@ -14,13 +23,13 @@ typedef int8_t v16b __attribute__((vector_size(16)));
 
 // [四字节点积]
 /* dot4：每道 acc += w[0]x[0] + w[1]x[1] + w[2]x[2] + w[3]x[3]，x 的 4 个字节各道相同。 */
-#if defined(__AVX512VNNI__)
+#if ISA == AT_avx512
 /* vpdpbusd 是无符号×有符号：x 存成 x+128，多出的 128·Σw 事先记在 offset 里。 */
 #define DOT_OFFSET 1
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     return (v4i)_mm_dpbusd_epi32((__m128i)acc, _mm_set1_epi32(x), (__m128i)w);
 }
-#elif defined(__AVX2__)
+#elif ISA == AT_avx2
 /* vpmaddubsw 也是无符号×有符号，成对相加会饱和到 int16：
  * 用 |x| 与 sign(w, x)，2·127·127 < 32768 就不会。 */
 #define DOT_OFFSET 0
@@ -29,18 +38,35 @@ INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     __m128i pairs = _mm_maddubs_epi16(_mm_abs_epi8(xs), _mm_sign_epi8((__m128i)w, xs));
     return acc + (v4i)_mm_madd_epi16(pairs, _mm_set1_epi16(1));
 }
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__SSE2__)
+/* 最早的 x86-64：字节扩成 int16，pmaddwd 两两相乘再加，余下的一半换换位置相加。整数，没有舍入。 */
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    const __m128i bytes = (__m128i)w, twice = _mm_set1_epi32(x);
+    const __m128i xs = _mm_srai_epi16(_mm_unpacklo_epi8(twice, twice), 8);
+    const __m128i low = _mm_madd_epi16(_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8), xs);
+    const __m128i high = _mm_madd_epi16(_mm_srai_epi16(_mm_unpackhi_epi8(bytes, bytes), 8), xs);
+    const __m128 even = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(2, 0, 2, 0));
+    const __m128 odd = _mm_shuffle_ps((__m128)low, (__m128)high, _MM_SHUFFLE(3, 1, 3, 1));
+    return acc + (v4i)even + (v4i)odd;
+}
+#elif ISA == AT_neon_dot
 #define DOT_OFFSET 0
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
     return (v4i)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)vdupq_n_s32(x));
 }
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(__ARM_NEON)
 #define DOT_OFFSET 0
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
-    int8x16_t xs = (int8x16_t)vdupq_n_s32(x);
-    int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)w), vget_low_s8(xs));
-    int16x8_t high = vmull_high_s8((int8x16_t)w, xs);
-    return acc + (v4i)vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high));
+    const int8x8_t xs = (int8x8_t)vdup_n_s32(x);
+    const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8((int8x16_t)w), xs));
+    const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8((int8x16_t)w), xs));
+#ifdef __aarch64__
+    return acc + (v4i)vpaddq_s32(low, high);
+#else /* ARMv7 只有半个寄存器宽的 vpadd */
+    return acc + (v4i)vcombine_s32(vpadd_s32(vget_low_s32(low), vget_high_s32(low)),
+                                   vpadd_s32(vget_low_s32(high), vget_high_s32(high)));
+#endif
 }
 #else
 #define DOT_OFFSET 0
@@ -58,7 +84,7 @@ INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
 #if defined(__SSE2__)
 INLINE v4f min_4(v4f limit, v4f x) { return (v4f)_mm_min_ps((__m128)limit, (__m128)x); }
 INLINE v4f max_4(v4f limit, v4f x) { return (v4f)_mm_max_ps((__m128)limit, (__m128)x); }
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(__ARM_NEON)
 INLINE v4f min_4(v4f limit, v4f x) { return (v4f)vminq_f32((float32x4_t)limit, (float32x4_t)x); }
 INLINE v4f max_4(v4f limit, v4f x) { return (v4f)vmaxq_f32((float32x4_t)limit, (float32x4_t)x); }
 #else
@@ -69,19 +95,21 @@ INLINE v4f min_4(v4f limit, v4f x) { return blend_4(x > limit, limit, x); }
 INLINE v4f max_4(v4f limit, v4f x) { return blend_4(x < limit, limit, x); }
 #endif
 
+// [融合乘加]
 /* 融合乘加 a·b + c：只舍入一次。编译器自己合并乘与加时，合并哪一对由它挑，换个编译器结果就差一位；
  * 所以关掉自动合并（-ffp-contract=off），要合并的地方写明。没有这条指令的级别先乘后加。 */
-#if defined(__FMA__)
+#if ISA == AT_avx512 || ISA == AT_avx2
 INLINE v4f fma_4(v4f a, v4f b, v4f c) { return (v4f)_mm_fmadd_ps((__m128)a, (__m128)b, (__m128)c); }
-#elif defined(__ARM_NEON) && defined(__aarch64__)
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
 INLINE v4f fma_4(v4f a, v4f b, v4f c) {
     return (v4f)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 }
 #else
 INLINE v4f fma_4(v4f a, v4f b, v4f c) { return a * b + c; }
 #endif
+// [/融合乘加]
 
-#if defined(__AVX512VNNI__)
+#if ISA == AT_avx512
 #define WIDE 16
 typedef float v16f __attribute__((vector_size(64)));
 typedef int32_t v16i __attribute__((vector_size(64)));
@@ -94,7 +122,7 @@ INLINE v16f fma_16(v16f a, v16f b, v16f c) {
 }
 INLINE v16f min_16(v16f limit, v16f x) { return (v16f)_mm512_min_ps((__m512)limit, (__m512)x); }
 INLINE v16f max_16(v16f limit, v16f x) { return (v16f)_mm512_max_ps((__m512)limit, (__m512)x); }
-#elif defined(__AVX2__)
+#elif ISA == AT_avx2
 #define WIDE 8
 typedef float v8f __attribute__((vector_size(32)));
 typedef int32_t v8i __attribute__((vector_size(32)));
@@ -130,6 +158,16 @@ INLINE uint64_t flush_denormals(void) {
     return old;
 }
 INLINE void restore_denormals(uint64_t old) { __asm__ volatile("msr fpcr, %0" : : "r"(old)); }
+#elif defined(__arm__) && defined(__ARM_FP)
+INLINE uint64_t flush_denormals(void) { /* NEON 总是当零；这一位管标量的指令 */
+    uint32_t old;
+    __asm__ volatile("vmrs %0, fpscr" : "=r"(old));
+    __asm__ volatile("vmsr fpscr, %0" : : "r"(old | (1u << 24)));
+    return old;
+}
+INLINE void restore_denormals(uint64_t old) {
+    __asm__ volatile("vmsr fpscr, %0" : : "r"((uint32_t)old));
+}
 #else
 INLINE uint64_t flush_denormals(void) { return 0; }
 INLINE void restore_denormals(uint64_t old) { (void)old; }

@@ -14,8 +14,6 @@
 // [/批的大小]
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#define JOIN2(a, b) a##_##b
-#define JOIN(a, b) JOIN2(a, b)
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -34,7 +32,7 @@
 #include "isa.h"
 
 /* 一次最多几帧共用读进来的权重：4·MOST 个累加器要住得下寄存器（AVX-512 与 AArch64 有 32 个，其余 16 个）。 */
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if ISA == AT_avx512 || defined(__aarch64__)
 enum { MOST = 6 };
 #else
 enum { MOST = 3 };

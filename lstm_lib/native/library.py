@@ -10,7 +10,13 @@ from numpy.typing import DTypeLike
 
 from lstm_lib.native import build
 
-HEADERS = (("lstm.h", "结构"), ("model.h", "错误码"), ("model.h", "模型"), ("enhancer.h", "接口"))
+HEADERS = (
+    ("lstm.h", "级别"),
+    ("lstm.h", "结构"),
+    ("model.h", "错误码"),
+    ("model.h", "模型"),
+    ("enhancer.h", "接口"),
+)
 
 
 @lru_cache
@@ -46,8 +52,46 @@ def load_steps(level: str | None = None) -> tuple[Any, Any]:
 
     ffi = cffi.FFI()
     ffi.cdef(STEPS)
-    flags = [*build.machine_levels()[choose_level(level)], "-ffp-contract=fast"]  # 教学程序靠编译器合并
+    level = choose_level(level)
+    flags = [*build.machine_levels()[level], f"-DLEVEL={level}", "-ffp-contract=fast"]  # 教学程序靠编译器合并
     return ffi, ffi.dlopen(str(build.build_library("steps", [(build.HERE / "steps.c", flags)])))
+
+
+LESSON = """
+void *lesson_open(const void *, int64_t);
+void lesson_fft(void *, const float *, float *, float *, float *, int64_t);
+void lesson_close(void *);
+"""
+
+
+@lru_cache
+def load_lesson() -> tuple[Any, Any]:
+    """“上设备”一章的教学程序 lesson.c（单独的 FFT），按本机最高的级别编译；返回 ``(ffi, lib)``。"""
+    import cffi
+
+    ffi, level = cffi.FFI(), choose_level()
+    ffi.cdef(LESSON)
+    jobs = [("lesson.c", [*build.machine_levels()[level], f"-DLEVEL={level}"])]
+    jobs += [("dispatch.c", [f"-DHAVE_{level.upper()}"]), ("model.c", [])]
+    return ffi, ffi.dlopen(str(build.build_library("lesson", [(build.HERE / n, f) for n, f in jobs])))
+
+
+TRAPS = """
+int32_t trap_sum(const char *, int32_t);
+int32_t trap_bad(const float *, int32_t);
+float trap_difference(float, float, float, float);
+"""
+
+
+@lru_cache
+def load_traps(*flags: str) -> tuple[Any, Any]:
+    """“上设备”一章的教学程序 traps.c，按本机最高的级别、外加编译选项 ``flags`` 编译；返回 ``(ffi, lib)``。"""
+    import cffi
+
+    ffi = cffi.FFI()
+    ffi.cdef(TRAPS)
+    flags = (*build.machine_levels()[choose_level()], *flags)
+    return ffi, ffi.dlopen(str(build.build_library("traps", [(build.HERE / "traps.c", list(flags))])))
 
 
 def aligned(shape: int | tuple[int, ...], dtype: DTypeLike, alignment: int = 64) -> np.ndarray:

@@ -11,6 +11,14 @@
 #define LSTM_H
 #include <stdint.h>
 
+// [级别]
+enum { LSTM_PORTABLE = 0, LSTM_AVX2 = 1, LSTM_AVX512 = 2, LSTM_NEON_DOT = 3, LSTM_LEVELS = 4 };
+
+/* 这个处理器（与操作系统）能不能跑 level 级：1 能；0 不能，或没有编译进来，或没有这个编号。
+ * 别的函数都只许用查过能跑的级别。 */
+int lstm_level_supported(int level);
+// [/级别]
+
 // [结构]
 typedef struct {
     /* output_size：投影后的宽度；没有投影时等于 hidden_size */
@@ -36,10 +44,6 @@ typedef struct {
     void *scratch; /* 本次调用的草稿，至少 lstm_scratch_bytes() 字节，64 字节对齐 */
     int32_t batch, turn; /* turn：下一帧从头还是从尾扫权重 */
 } lstm_stream;
-
-/* 这个处理器（与操作系统）能不能跑 level 级（下面的 LSTM_PORTABLE 等）：1 能；0 不能，或没有编译进来，
- * 或没有这个编号。别的函数都只许用查过能跑的级别。 */
-int lstm_level_supported(int level);
 
 /* hidden_size 个单元要几个宽块（每块 width 个单元）、几个窄块（每块 4 个）。 */
 void lstm_split_units(int64_t hidden_size, int width, int32_t *wide, int32_t *narrow);
@@ -68,8 +72,6 @@ void lstm_repeat(lstm_stream *s, const float *x, float *y, int64_t times);
 void lstm_tanh(int level, const float *x, float *y, int64_t n);
 void lstm_sigmoid(int level, const float *x, float *y, int64_t n);
 // [/结构]
-
-enum { LSTM_PORTABLE = 0, LSTM_AVX2 = 1, LSTM_AVX512 = 2, LSTM_NEON_DOT = 3, LSTM_LEVELS = 4 };
 
 struct enhancer;
 

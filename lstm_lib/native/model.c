@@ -255,18 +255,6 @@ static int64_t padded(int64_t columns, int quantized) {
     return quantized ? (columns + 3) / 4 * 4 : columns;
 }
 
-/* 内存分配：base 为 NULL 时只算大小；各段 64 字节对齐 */
-typedef struct {
-    char *base;
-    int64_t used;
-} arena;
-
-static void *reserve(arena *a, int64_t bytes) {
-    void *p = a->base ? a->base + a->used : NULL;
-    a->used += (bytes + 63) / 64 * 64;
-    return p;
-}
-
 // [打包]
 /* 一个矩阵的第 part 部分排进 cell：块 → 列（int8 时 4 列一组）→ 门 I F O G → 单元。
  * gates[k] 是内核的第 k 个门在文件里排第几；units 是每个门的行数；before、all 是本部分之前的列数与总列数。 */
@@ -336,11 +324,11 @@ static void pack_bias(lstm_cell *cell, const matrix *m, const int gates[4], int6
 static void reserve_cell(arena *a, lstm_cell *cell, int width, int quantized, int parts,
                          int64_t columns) {
     const int64_t rows = 4 * ((int64_t)cell->wide * width + (int64_t)cell->narrow * NARROW);
-    cell->weight = reserve(a, rows * columns * (quantized ? 1 : 4));
-    cell->bias = reserve(a, rows * 4);
+    cell->weight = reserve(a, rows * columns, quantized ? 1 : 4);
+    cell->bias = reserve(a, rows, 4);
     if (quantized) {
-        cell->scale = reserve(a, rows * parts * 4);
-        cell->offset = reserve(a, rows * parts * 4);
+        cell->scale = reserve(a, rows * parts, 4);
+        cell->offset = reserve(a, rows * parts, 4);
     }
 }
 
@@ -389,8 +377,8 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
     const int width = lstm_level_width(level);
     const int64_t hidden = f->hidden, size_out = outputs(f);
     const int q = f->quantized, count = (int)f->layers * f->directions;
-    lstm_model *model = reserve(&a, sizeof *model);
-    lstm_cell *cells = reserve(&a, (int64_t)sizeof *cells * ((int64_t)count + 1));
+    lstm_model *model = reserve(&a, 1, sizeof *model);
+    lstm_cell *cells = reserve(&a, (int64_t)count + 1, sizeof *cells);
     int64_t at = f->header;
     for (int k = 0; k < count; k++) {
         lstm_cell cell = cell_sizes(f, k, width);
@@ -408,7 +396,7 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
         }
         const int64_t x = padded(in, q), h = padded(size_out, q);
         reserve_cell(&a, &cell, width, q, 2, x + h);
-        if (hr.values) cell.projection = reserve(&a, size_out * hidden * 4);
+        if (hr.values) cell.projection = reserve(&a, size_out * hidden, 4);
         if (!base) continue;
         pack(&cell, &ih, torch_gates, hidden, width, q, 0, 2, 0, x + h);
         pack(&cell, &hh, torch_gates, hidden, width, q, 1, 2, x, x + h);

@@ -5,6 +5,7 @@
 #ifndef LSTM_MODEL_H
 #define LSTM_MODEL_H
 #include "lstm.h"
+#include <stddef.h>
 
 // [错误码]
 enum {
@@ -68,4 +69,16 @@ int lstm_model_outline(const void *file, int64_t bytes, int level, int quantize,
 const lstm_model *lstm_model_open(const void *file, int64_t bytes, int level, int quantize,
                                   void *memory, lstm_error *error);
 // [/模型]
+
+/* 一块内存从头到尾分给各个数组，各段 64 字节对齐；base 为 NULL 时只算大小 */
+typedef struct {
+    char *base;
+    int64_t used;
+} arena;
+
+static inline void *reserve(arena *a, int64_t count, int64_t size) {
+    void *p = a->base ? a->base + a->used : NULL;
+    a->used += (count * size + 63) / 64 * 64;
+    return p;
+}
 #endif

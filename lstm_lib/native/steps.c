@@ -48,8 +48,6 @@ void lstm_packed(int inputs, int hidden, const float *w, const float *bias, cons
 }
 // [/第二步]
 
-#define JOIN2(a, b) a##_##b
-#define JOIN(a, b) JOIN2(a, b)
 typedef float wide __attribute__((vector_size(4 * WIDE)));
 typedef int32_t wide_i __attribute__((vector_size(4 * WIDE)));
 typedef int8_t wide_b __attribute__((vector_size(4 * WIDE)));
