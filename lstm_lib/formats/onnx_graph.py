@@ -331,7 +331,7 @@ def _not_simplified(
     free = "；".join(f"{name} {known[name]}" for name in choices[0] or ())
     tried = "、".join(str(shapes) for shapes in choices)
     return ValueError(
-        f"{where}：化简了，但没法核对（{onnx_dynamic.first_line(error)[:200]}）。"
+        f"{where}：化简了，但没法核对（{onnx_dynamic.first_line(error)[:500]}）。"
         + (f"可变的轴（{free}）试了 {tried} 都不行：" if free else "")
         + "请用 test_input_shapes={输入名: 形状} 给出图收得下的形状；onnxruntime 本来就跑不了这张图的，"
         "用 check_n=0 放弃核对"
@@ -402,7 +402,7 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(
-            f"{where}：onnxruntime 读不了这张图（{onnx_dynamic.first_line(error)[:200]}）"
+            f"{where}：onnxruntime 读不了这张图（{onnx_dynamic.first_line(error)[:500]}）"
         ) from error
     known = session.get_inputs()
     if len(known) != len(arrays):
@@ -415,7 +415,7 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
         wanted = "、".join(f"{value.name} {value.type}{value.shape}" for value in known)
         got = "、".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
         raise ValueError(
-            f"{where}：onnxruntime 没能跑完（{onnx_dynamic.first_line(error)[:200]}）。图的输入是 {wanted}，给的是 {got}"
+            f"{where}：onnxruntime 没能跑完（{onnx_dynamic.first_line(error)[:500]}）。图的输入是 {wanted}，给的是 {got}"
         ) from error
 
 
