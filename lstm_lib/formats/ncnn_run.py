@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from lstm_lib.files import atomic_path
 from lstm_lib.formats import ncnn_check, ncnn_layers, ncnn_source
 from lstm_lib.formats.ncnn_bin import bin_layout
 from lstm_lib.formats.ncnn_param import PNNX, NcnnLayer, NcnnParam, read_param
+from lstm_lib.lstm import conventions
 
 
 @dataclass(frozen=True)
@@ -316,7 +317,7 @@ class NcnnRunner:
     def __call__(self, *arrays: ArrayLike) -> Any:
         """按输入的次序给数组，按名字排序（out0、out1……）返回输出；只有一个输出时直接返回它。
 
-        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型，
+        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型或 torch 张量，
         这里会转成连续的 float32。个数、类型或 LSTM 输入的形状不对时报 ``ValueError``。
         """
         if len(arrays) != len(self.inputs):
@@ -340,10 +341,11 @@ class NcnnRunner:
 
     def _checked(self, name: str, array: ArrayLike) -> np.ndarray:
         """连续的 float32，编号（送进 Embed 的）是 int32；形状不合 LSTM 的要求就报错，免得 ncnn 越界读写、连累整个进程。"""
-        array = np.asarray(array)
+        given, array = array, conventions.plain(array, f"输入 {name}")
         if array.dtype.kind not in "fiub":
             hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""
-            raise ValueError(f"输入 {name} 应是实数（float32），得到 {array.dtype}{hint}")
+            got = type(given).__name__ if array.dtype.kind == "O" else array.dtype
+            raise ValueError(f"输入 {name} 应是实数（float32），得到 {got}{hint}")
         if name in self.shapes:
             rows, width = self.shapes[name]
             wanted, hint = f"({rows or 'T'}, {width})", ""
@@ -382,7 +384,7 @@ def _lstm_inputs(param: NcnnParam) -> dict[str, tuple[int | None, int]]:
 
 
 def run_streaming(
-    runner: NcnnRunner, frames: ArrayLike, state: Iterable[ArrayLike]
+    runner: NcnnRunner, frames: ArrayLike, state: Sequence[ArrayLike]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """逐帧运行：``frames`` (T, 特征)，模型的输入是 x、h、c，输出是 y、h'、c'。
 
@@ -390,8 +392,13 @@ def run_streaming(
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")
-    rows, now = [], tuple(map(np.asarray, state))
-    for frame in np.asarray(frames):
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise ValueError("初始状态 state 应是 (h, c) 两个数组")
+    frames = conventions.plain(frames, "frames")
+    if frames.ndim != 2 or not len(frames):
+        raise ValueError(f"frames 的形状应为 (T, 特征)，至少一帧，得到 {frames.shape}")
+    rows, now = [], tuple(state)
+    for frame in frames:
         y, *after = runner(frame[None], *now)
         rows.append(y)
         now = tuple(after)
