@@ -80,11 +80,7 @@ def convert(
         log = result.stdout + result.stderr
         made = [folder / f"model.ncnn.{kind}" for kind in ("param", "bin")]
         if result.returncode or not all(path.is_file() for path in made):
-            hint = ""
-            if result.returncode < 0 and not hasattr(source, "named_modules"):
-                hint = "pnnx 自己崩溃了；TorchScript 里嵌套的输出会这样，请改给 torch 模块与 inputs。"
-            elif result.returncode < 0:
-                hint = "pnnx 自己崩溃了；torch.jit.script 的模块会这样，请给原来的 torch 模块。"
+            hint = _why_crashed(source) if result.returncode < 0 else ""
             raise ValueError(
                 f"pnnx 转换 {_title(source)} 失败（返回码 {result.returncode}）。{hint}"
                 f"记录的末尾是：\n{log.strip()[-2000:]}"
@@ -95,6 +91,21 @@ def convert(
             shutil.copyfile(made[0], new_param)
             shutil.copyfile(made[1], new_weights)
     return ConvertedModel(param, weights, log, difference, tuple(notes))
+
+
+def _why_crashed(source: Any) -> str:
+    """pnnx 崩溃时什么也不说；已知的几种缘由里，看得出的点名，看不出的都列上。"""
+    if not hasattr(source, "named_modules"):
+        return "pnnx 自己崩溃了；TorchScript 里嵌套的输出会这样，请改给 torch 模块与 inputs。"
+    if "ScriptModule" in {base.__name__ for base in type(source).__mro__}:
+        return "pnnx 自己崩溃了；torch.jit.script 的模块会这样，请给原来的 torch 模块。"
+    names = [name for name, _ in (*source.named_modules(), *source.named_parameters()) if not name.isascii()]
+    if names:
+        return f"pnnx 自己崩溃了；它不认 ASCII 以外的名字，模块里有 {names[0]}：请改成英文字母的属性名。"
+    return (
+        "pnnx 自己崩溃了；会这样的有：一个 LSTM 的末状态交给另一个作初态（请拆成两个模型，状态作输入输出）、"
+        "pack_padded_sequence（ncnn 没有批，请去掉）。"
+    )
 
 
 def _title(source: Any) -> str:
@@ -109,9 +120,10 @@ def _checked(
     original = param_path.read_text("utf-8")
     foreign = _foreign(original)
     if foreign:
+        hint = "；只取末状态 h[-1] 的，单向时可以改取 y[:, -1]" if "unbind" in foreign else ""
         raise ValueError(
             f"pnnx 没能把 {_title(source)} 全换成 ncnn 的层，剩下的是：{foreign}。请换一种写法，"
-            "或把这些运算移到模型外面（整数换成小数、取随机数之类）"
+            f"或把这些运算移到模型外面（整数换成小数、取随机数之类）{hint}"
         )
     try:
         texts = ncnn_check.repair(param_path)
@@ -209,6 +221,7 @@ def _stage_torch(
     if not hasattr(module, "named_modules"):
         raise ValueError(f"应给 torch 模块，或 .onnx、.pt 文件，得到 {type(module).__name__}")
     inputs = ncnn_source.normalized(inputs)
+    module = ncnn_source.bare(module)
     small = {str(p.dtype) for p in module.parameters()} & {"torch.float16", "torch.bfloat16"}
     if small:
         raise ValueError(
@@ -231,7 +244,10 @@ def _stage_torch(
             outer.save(str(folder / "model.pt"))
         else:
             leaves = tuple(ncnn_source.tensors(inputs))
-            torch.jit.trace(outer.eval(), leaves, check_trace=False).save(folder / "model.pt")
+            try:
+                torch.jit.trace(outer.eval(), leaves, check_trace=False).save(folder / "model.pt")
+            except Exception as error:  # 里层还有编译过的、随数值改变走向的……
+                raise ValueError(f"{type(module).__name__} 不能用 torch.jit.trace 追踪：{error}") from error
         if not compare:
             return "model.pt", shapes, None, []
         probes = ncnn_source.probes(inputs)
