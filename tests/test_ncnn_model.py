@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lstm_lib import LSTM
 from lstm_lib.formats import ncnn_bin, ncnn_notes, ncnn_param, ncnn_run, onnx_graph
 from lstm_lib.lstm import layouts
 
@@ -146,6 +147,19 @@ def test_runner_copes_with_strides_types_and_wrong_counts(converted):
     ):
         with pytest.raises(ValueError, match=message):
             runner(value)
+
+
+def test_missing_files_and_folders_are_named(converted, tmp_path):
+    _, model = converted
+    for read in (ncnn_run.NcnnRunner, LSTM.from_ncnn, ncnn_bin.bin_layout):
+        with pytest.raises(FileNotFoundError, match=r"找不到 \.param 文件：.*x\.param"):
+            read(tmp_path / "x.param", model.bin)
+        with pytest.raises(FileNotFoundError, match=r"找不到 \.bin 文件：.*x\.bin"):
+            read(model.param, tmp_path / "x.bin")
+        with pytest.raises(IsADirectoryError, match=r"是文件夹，不是 \.param 文件"):
+            read(tmp_path, model.bin)
+        with pytest.raises(IsADirectoryError, match=r"是文件夹，不是 \.bin 文件"):
+            read(model.param, tmp_path)
 
 
 WRONG_SHAPES = {  # 数组的形状 → 报错里应有的话；第一组送给 x → y，第二组送给 x、h、c → y、h、c
