@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -400,7 +400,7 @@ def _lstm_inputs(param: NcnnParam) -> dict[str, tuple[int | None, int]]:
 
 
 def run_streaming(
-    runner: NcnnRunner, frames: ArrayLike, state: Sequence[ArrayLike]
+    runner: NcnnRunner, frames: ArrayLike, state: Iterable[ArrayLike]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
     """逐帧运行：``frames`` (T, 特征)，模型的输入是 x、h、c，输出是 y、h'、c'。
 
@@ -408,12 +408,13 @@ def run_streaming(
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")
-    if not isinstance(state, tuple | list) or len(state) != 2:
+    now = tuple(state) if isinstance(state, Iterable) else ()
+    if len(now) != 2:
         raise ValueError("初始状态 state 应是 (h, c) 两个数组")
     frames = conventions.plain(frames, "frames")
     if frames.ndim != 2 or not len(frames):
         raise ValueError(f"frames 的形状应为 (T, 特征)，至少一帧，得到 {frames.shape}")
-    rows, now = [], tuple(state)
+    rows = []
     for frame in frames:
         y, *after = runner(frame[None], *now)
         rows.append(y)
