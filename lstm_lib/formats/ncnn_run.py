@@ -408,7 +408,7 @@ def run_streaming(
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")
-    now = tuple(state) if isinstance(state, Iterable) else ()
+    now: tuple[Any, ...] = tuple(state) if isinstance(state, Iterable) else ()
     if len(now) != 2:
         raise ValueError("初始状态 state 应是 (h, c) 两个数组")
     frames = conventions.plain(frames, "frames")
