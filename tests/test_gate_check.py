@@ -207,10 +207,44 @@ STEPS = {
     "tanh 用了折线近似": bent_step(sigmoid, clipped),
     "σ 与 tanh 都用了折线近似（σ 的斜率 1/6）": bent_step(line(1 / 6), clipped),
 }
+
+
+def ungated(x, h, c, _h, _c, *w):
+    _, c = wrong_step(x, h, c, *w)
+    return np.tanh(c), c
+
+
+def coupled(x, h, c, _h, _c, W, U, b):
+    i, _, g, o = np.split(W @ x + U @ h + b, 4)
+    c = c + sigmoid(i) * (np.tanh(g) - c)
+    return sigmoid(o) * np.tanh(c), c
+
+
+def relu_step(candidate, squash):
+    def step(x, h, c, _h, _c, W, U, b):
+        i, f, g, o = np.split(W @ x + U @ h + b, 4)
+        c = sigmoid(f) * c + sigmoid(i) * candidate(g)
+        return sigmoid(o) * squash(c), c
+
+    return step
+
+
+def relu(z):
+    return z * (z > 0)
+
+
+STEPS |= {
+    "tanh 换成了 ReLU": relu_step(relu, relu),
+    "候选值用了 ReLU": relu_step(relu, np.tanh),
+    "算 h 用了 ReLU": relu_step(np.tanh, relu),
+    "算 h 漏了输出门": ungated,
+    "遗忘门用的是 1 − 输入门": coupled,
+}
 WEIGHTS = {  # 错法 → (名字里有它的参数, 怎么改)
     "权重存成了 fp16": ("", halved),
     "偏置加了两遍": ("bias", lambda a: 2 * a),
     "两个偏置都没有加": ("bias", lambda a: 0 * a),
+    "遗忘门的偏置多加了 1": ("bias", lambda a: a + np.repeat([0, 1, 0, 0], len(a) // 4)),
     "weight_hh 的四块方阵各自转置了": ("weight_hh", transposed_blocks),
     "weight_ih 的四块方阵各自转置了": ("weight_ih", transposed_blocks),
     "weight_hh 按列存放": ("weight_hh", column_major),
@@ -230,6 +264,11 @@ SERIES = {  # 错法 → 由 (lstm, x, h, c) 得到的输出
     "初态没有用上": lambda lstm, x, h, c: lstm(x)[0],
     "返回的 h 与 c 对调了": lambda lstm, x, h, c: lstm(x, (h, c), return_gates=True)[2][-1].c,
     "没有写错": lambda lstm, x, h, c: lstm(x, (h, c))[0],
+    "输入没有除以 32768": lambda lstm, x, h, c: lstm(x * 2**15, (h, c))[0],
+    "输入多除了一次 32768": lambda lstm, x, h, c: lstm(x / 2**15, (h, c))[0],
+    "输入多除了一次 255": lambda lstm, x, h, c: lstm(x / 255, (h, c))[0],
+    "输入多做了归一化（逐维": lambda lstm, x, h, c: lstm((x - x.mean(0)) / x.std(0), (h, c))[0],
+    "输入多做了归一化（整段": lambda lstm, x, h, c: lstm((x - x.mean()) / x.std(), (h, c))[0],
 }
 
 
@@ -267,6 +306,43 @@ def test_swapped_layers_are_named():
     x = np.random.default_rng(4).normal(size=(9, 5))
     y = unrolled([*weights[:4], *weights[8:], *weights[4:8]], x, *np.zeros((2, 3, 5)), STEPS_RIGHT)
     assert culprit(y, x, None, None, *weights).startswith("第 1 层与第 2 层的权重对调了（")
+
+
+def test_layers_that_are_left_out_or_share_are_named():
+    torch.manual_seed(3)
+    module = torch.nn.LSTM(5, 5, 2, dtype=torch.float64)
+    weights = [p.detach().numpy() for p in module.parameters()]
+    x, *start = (np.random.default_rng(4).normal(size=shape) for shape in ((9, 5), (2, 5), (2, 5)))
+    for chosen, state, says in (
+        (weights[:4], [a[:1] for a in start], "最上面一层没有算"),
+        (weights[4:], [a[1:] for a in start], "最下面一层没有算"),
+        (weights[:4] * 2, start, "各层用的都是第 0 层的权重"),
+    ):
+        y = unrolled(chosen, x, *state, STEPS_RIGHT)
+        assert culprit(y, x, *start, *weights).startswith(f"{says}（")
+    state, rows = (start[0][0], start[1][0]), []
+    for frame in x:
+        for W, U, b1, b2 in (weights[:4], weights[4:]):
+            state = wrong_step(frame, *state, W, U, b1 + b2)
+            frame = state[0]
+        rows.append(frame)
+    assert culprit(np.array(rows), x, *start, *weights).startswith("各层共用了一份状态（")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_rounding_of_small_weights_is_not_taken_for_another_mistake(layers):
+    """权重小、输出也小的网络：许多种错法的差都只比舍入大几倍。"""
+    torch.manual_seed(1)
+    module = torch.nn.LSTM(12, 12, layers, dtype=torch.float64)
+    weights = [p.detach().numpy() for p in module.parameters()]
+    x, h, c = np.random.default_rng(1).normal(size=(30, 12)), None, None
+    scale = [np.abs(a).max() / 127 for a in weights]
+    for rounded in (
+        [halved(a).astype(float) for a in weights],
+        [np.round(a / s) * s for a, s in zip(weights, scale, strict=True)],
+    ):
+        y = unrolled(rounded, x, *np.zeros((2, layers, 12)), STEPS_RIGHT)
+        assert culprit(y, x, h, c, *weights).startswith("没有写错（")
 
 
 def STEPS_RIGHT(x, h, c, _h, _c, *w):

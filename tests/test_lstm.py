@@ -218,6 +218,8 @@ TENSORS = {  # 数对得上的都收：(由 float64 的 x 变来, 又该等于�
     "量化": lambda x: (torch.quantize_per_tensor(x.float(), 0.25, 0, torch.qint8), (x / 0.25).round() * 0.25),
     "反号视图": lambda x: (torch._neg_view(x), -x),
     "整数": lambda x: (x.int(), x.int()),
+    "一列要求导的": lambda x: (list(x.clone().requires_grad_()), x),
+    "一列 bfloat16": lambda x: (tuple(x.bfloat16()), x.bfloat16()),
 }
 
 
@@ -259,6 +261,7 @@ def test_small_floats_of_numpy_are_inputs():
         (lambda x: [[[1.0, 2, 3]], [[1.0, 2]]], "输入 x 是 list，变不成数组：各行长短不一"),
         (lambda x: x.to(torch.complex64), "输入 x 应是实数数组，得到 complex64"),
         (lambda x: x > 0, "输入 x 应是实数数组，得到 bool"),
+        (lambda x: None, "输入 x 应是实数数组，得到 NoneType"),
         (lambda x: np.ma.masked_greater(x.numpy(), 0), "输入 x 有遮住的元素.*filled"),
     ],
 )

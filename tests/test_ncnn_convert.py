@@ -250,6 +250,61 @@ def test_refusals_say_what_is_left(tmp_path):
         ncnn_run.convert(net.state_dict(), tmp_path / "m", inputs=(torch.rand(1, I),))
 
 
+class Given(torch.nn.Module):
+    """一层线性层与一层 LSTM，前向由外面给。"""
+
+    def __init__(self, run, name="lstm"):
+        super().__init__()
+        self.head, self.run = torch.nn.Linear(I, H), run
+        self.add_module(name, torch.nn.LSTM(I, H, batch_first=True))
+
+    def forward(self, x):
+        return self.run(self, x)
+
+
+def same_state(net, x):
+    h = torch.tanh(net.head(x[:, 0]))[None]
+    return net.lstm(x, (h, h))[0]
+
+
+def test_one_tensor_for_both_states(tmp_path):
+    net, x = Given(same_state), torch.rand(1, 4, I)
+    check(ncnn_run.convert(net, tmp_path / "m", inputs=x), [x[0]], squeezed([net(x)]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["weight_norm", "compile"])
+def test_wrapped_and_parametrized_modules(kind, tmp_path):
+    x, net = torch.rand(1, 4, I), Given(lambda net, x: net.lstm(x)[0])
+    if kind == "weight_norm":
+        torch.nn.utils.parametrizations.weight_norm(net.lstm, "weight_hh_l0")
+    given = torch.compile(net, backend="eager") if kind == "compile" else net
+    check(ncnn_run.convert(given, tmp_path / "m", inputs=x), [x[0]], squeezed([net(x)]))
+    assert hasattr(net.lstm, "parametrizations") == (kind == "weight_norm")  # 给来的模块原样不动
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_stated_reason_is_the_true_one(tmp_path):
+    def chained(net, x):
+        return net.lstm(x, net.lstm(x)[1])[0]
+
+    def inner(net, x):
+        return torch.compile(net.lstm, backend="eager")(x)[0]
+
+    quantized = torch.ao.quantization.quantize_dynamic(Given(lambda net, x: net.lstm(x)[0]), {torch.nn.LSTM})
+    for net, message in (
+        (Given(lambda net, x: net.层(x)[0], name="层"), "不认 ASCII 以外的名字，模块里有 层"),
+        (Given(chained), "末状态交给另一个作初态"),
+        (Given(lambda net, x: net.lstm(x)[1][0][-1]), r"单向时可以改取 y\[:, -1\]"),
+        (quantized, "Given 的 lstm 是 torch.ao 量化用的模块.*量化之前的"),
+        (Given(chained).to("meta"), "head.weight 在 meta 设备上"),
+        (Given(inner), "Given 不能用 torch.jit.trace 追踪"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ncnn_run.convert(net, tmp_path / "m", inputs=torch.rand(1, 4, I))
+    assert not list(tmp_path.iterdir())
+
+
 def test_placeholders_become_random_for_the_comparison():
     """占位的零看不出 h 与 c 接反；编号不能乱换。"""
     zero, words, x = torch.zeros(1, 1, H), torch.zeros(1, 4, dtype=torch.int64), torch.rand(1, I)

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from lstm_lib import LSTM
 from lstm_lib.formats import ncnn_bin, ncnn_notes, ncnn_param, ncnn_run, onnx_graph
 from lstm_lib.lstm import layouts
 
@@ -114,6 +115,14 @@ def test_state_in_and_out(bidirectional, tmp_path):
     last = last if bidirectional else last[0]
     for ours, theirs in ((y, expected[0]), (last[0], h[:, 0]), (last[1], c[:, 0])):
         assert np.abs(ours - theirs.detach().numpy()).max() < 1e-6
+    for frames, value, message in (
+        (x[0, :0], start, r"至少一帧，得到 \(0, 6\)"),
+        (x, start, r"frames 的形状应为 \(T, 特征\)"),
+        (x[0], None, r"state 应是 \(h, c\) 两个数组"),
+        (x[0], start[:1], r"state 应是 \(h, c\) 两个数组"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ncnn_run.run_streaming(runner, frames, value)
 
 
 def test_runner_copes_with_strides_types_and_wrong_counts(converted):
@@ -123,8 +132,34 @@ def test_runner_copes_with_strides_types_and_wrong_counts(converted):
     expected = runner(np.ascontiguousarray(x.T))
     assert np.array_equal(runner(x.T), expected)  # 不连续
     assert np.array_equal(runner(x.T.astype(np.float64)), expected)  # float64
+    y = torch.from_numpy(np.ascontiguousarray(x.T))
+    for value in (y.clone().requires_grad_(), y.to_sparse(), list(y.clone().requires_grad_())):
+        assert np.array_equal(runner(value), expected)
+    assert np.array_equal(runner(y.bfloat16()), runner(y.bfloat16().float()))
     with pytest.raises(ValueError, match="1 个输入"):
         runner(x, x)
+    for value, message in (
+        (y.to("meta"), "输入 in0 是 Tensor，变不成数组：meta 设备"),
+        (torch.nn.utils.rnn.pack_sequence([y]), "输入 in0 是 PackedSequence.*pad_packed_sequence"),
+        (np.ma.masked_greater(x.T, 0.5), "输入 in0 有遮住的元素"),
+        ([[1, 2], [3]], "输入 in0 是 list，变不成数组：各行长短不一"),
+        (None, "输入 in0 应是实数（float32），得到 NoneType"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            runner(value)
+
+
+def test_missing_files_and_folders_are_named(converted, tmp_path):
+    _, model = converted
+    for read in (ncnn_run.NcnnRunner, LSTM.from_ncnn, ncnn_bin.bin_layout):
+        with pytest.raises(FileNotFoundError, match=r"找不到 \.param 文件：.*x\.param"):
+            read(tmp_path / "x.param", model.bin)
+        with pytest.raises(FileNotFoundError, match=r"找不到 \.bin 文件：.*x\.bin"):
+            read(model.param, tmp_path / "x.bin")
+        with pytest.raises(IsADirectoryError, match=r"是文件夹，不是 \.param 文件"):
+            read(tmp_path, model.bin)
+        with pytest.raises(IsADirectoryError, match=r"是文件夹，不是 \.bin 文件"):
+            read(model.param, tmp_path)
 
 
 WRONG_SHAPES = {  # 数组的形状 → 报错里应有的话；第一组送给 x → y，第二组送给 x、h、c → y、h、c

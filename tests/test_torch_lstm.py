@@ -63,6 +63,25 @@ class Counting(nn.Module):
         return weight
 
 
+class FlatDoubled(nn.LSTM):
+    def _update_flat_weights(self):
+        super()._update_flat_weights()
+        self._flat_weights = [2 * w for w in self._flat_weights]
+
+
+def without(name):
+    module = plain()
+    delattr(module, name)
+    return module
+
+
+def changed(**attributes):
+    module = plain()
+    for name, value in attributes.items():
+        setattr(module, name, value)
+    return module
+
+
 def parametrized(part, **options):
     module = plain(**options)
     parametrize.register_parametrization(module, "weight_hh_l0", part)
@@ -123,6 +142,10 @@ REFUSED = {
     "自己的 forward": (lambda: Doubling(3, 4), r"子类 .*\.Doubling改写了 forward"),
     "换掉的 forward": (rebound, r"这个 torch\.nn\.modules\.rnn\.LSTM 对象改写了 forward"),
     "自己的 permute_hidden": (lambda: StateKept(3, 4), r"\.StateKept改写了 permute_hidden"),
+    "自己收权重": (lambda: FlatDoubled(3, 4), r"\.FlatDoubled改写了 _update_flat_weights"),
+    "网络上的钩子": (lambda: hook_on(nn.Sequential(plain()), None), r"得到 Sequential.*取出那一层"),
+    "删掉了偏置": (lambda: without("bias_hh_l0"), r"没有 bias_hh_l0：它被删掉了"),
+    "建好以后改成双向": (lambda: changed(bidirectional=True), r"没有 weight_ih_l0_reverse：.*bidirectional"),
     "前向钩子": (lambda: hooked("register_forward_hook", change_output), r"前向钩子 change_output.*\.remove"),
     "前置钩子": (lambda: hooked("register_forward_pre_hook", change_input), r"前向钩子 change_input，"),
     "带名字的前置钩子": (

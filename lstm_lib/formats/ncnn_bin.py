@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 
 from lstm_lib.formats import ncnn_layers, ncnn_state, stacks
-from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, find_lstm, read_param
+from lstm_lib.formats.ncnn_param import NcnnLayer, NcnnParam, existing, find_lstm, read_param
 from lstm_lib.lstm import LSTM, layouts
 
 AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
@@ -151,7 +151,7 @@ def _block_size(flag: int | None, count: int) -> int:
 def bin_layout(param_path: str | os.PathLike, bin_path: str | os.PathLike) -> list[BinBlock]:
     """.bin 里从头到尾的每一块；多一个字节、少一个字节都报错。"""
     param = read_param(param_path)
-    with open(bin_path, "rb") as file:
+    with existing(bin_path, ".bin").open("rb") as file:
         length = file.seek(0, 2)
         return [block for _, block in _walk(param, file, length, bin_path)]
 
@@ -167,7 +167,7 @@ def read_lstm(
     target = find_lstm(param, name)
     num_output, hidden, direction, directions, inputs = ncnn_layers.lstm_sizes(target)
     state = ncnn_state.State(param, target)
-    with open(bin_path, "rb") as file:
+    with existing(bin_path, ".bin").open("rb") as file:
         length = file.seek(0, 2)
         blocks: dict[str, tuple[BinBlock, np.ndarray]] = {}
         for layer, block in _walk(param, file, length, bin_path, target):

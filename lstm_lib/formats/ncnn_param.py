@@ -49,7 +49,7 @@ def read_param(path: str | os.PathLike) -> NcnnParam:
 
     计数与内容不合而 ncnn 照样能读的，按 ncnn 的读法读，并记在 ``notes`` 里。
     """
-    raw = Path(path).read_bytes()
+    raw = existing(path, ".param").read_bytes()
     if raw[:4] == MAGIC.to_bytes(4, "little"):
         raise ValueError(f"{path}：这是二进制的 .param.bin，请改用文本的 .param")
     try:
@@ -79,6 +79,15 @@ def read_param(path: str | os.PathLike) -> NcnnParam:
     layers = tuple(_parse_layer(path, line, fields) for line, fields in rows[2 : 2 + layer_count])
     notes += _check_wiring(path, layers, blob_count, number)
     return NcnnParam(str(path), layers, blob_count, tuple(notes))
+
+
+def existing(path: str | os.PathLike, what: str) -> Path:
+    """要读的 ``what`` 文件；没有或是文件夹就报错。"""
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{path} 是文件夹，不是 {what} 文件")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"找不到 {what} 文件：{path}")
+    return Path(path)
 
 
 def _integer(path: str | os.PathLike, line: int, text: str) -> int:

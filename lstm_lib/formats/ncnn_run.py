@@ -19,6 +19,7 @@ from lstm_lib.files import atomic_path
 from lstm_lib.formats import ncnn_check, ncnn_layers, ncnn_source
 from lstm_lib.formats.ncnn_bin import bin_layout
 from lstm_lib.formats.ncnn_param import PNNX, NcnnLayer, NcnnParam, read_param
+from lstm_lib.lstm import conventions
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,7 @@ def convert(
         log = result.stdout + result.stderr
         made = [folder / f"model.ncnn.{kind}" for kind in ("param", "bin")]
         if result.returncode or not all(path.is_file() for path in made):
-            hint = ""
-            if result.returncode < 0 and not hasattr(source, "named_modules"):
-                hint = "pnnx 自己崩溃了；TorchScript 里嵌套的输出会这样，请改给 torch 模块与 inputs。"
-            elif result.returncode < 0:
-                hint = "pnnx 自己崩溃了；torch.jit.script 的模块会这样，请给原来的 torch 模块。"
+            hint = _why_crashed(source) if result.returncode < 0 else ""
             raise ValueError(
                 f"pnnx 转换 {_title(source)} 失败（返回码 {result.returncode}）。{hint}"
                 f"记录的末尾是：\n{log.strip()[-2000:]}"
@@ -94,6 +91,21 @@ def convert(
             shutil.copyfile(made[0], new_param)
             shutil.copyfile(made[1], new_weights)
     return ConvertedModel(param, weights, log, difference, tuple(notes))
+
+
+def _why_crashed(source: Any) -> str:
+    """pnnx 崩溃时什么也不说；已知的几种缘由里，看得出的点名，看不出的都列上。"""
+    if not hasattr(source, "named_modules"):
+        return "pnnx 自己崩溃了；TorchScript 里嵌套的输出会这样，请改给 torch 模块与 inputs。"
+    if "ScriptModule" in {base.__name__ for base in type(source).__mro__}:
+        return "pnnx 自己崩溃了；torch.jit.script 的模块会这样，请给原来的 torch 模块。"
+    names = [name for name, _ in (*source.named_modules(), *source.named_parameters()) if not name.isascii()]
+    if names:
+        return f"pnnx 自己崩溃了；它不认 ASCII 以外的名字，模块里有 {names[0]}：请改成英文字母的属性名。"
+    return (
+        "pnnx 自己崩溃了；会这样的有：一个 LSTM 的末状态交给另一个作初态（请拆成两个模型，状态作输入输出）、"
+        "pack_padded_sequence（ncnn 没有批，请去掉）。"
+    )
 
 
 def _title(source: Any) -> str:
@@ -108,9 +120,10 @@ def _checked(
     original = param_path.read_text("utf-8")
     foreign = _foreign(original)
     if foreign:
+        hint = "；只取末状态 h[-1] 的，单向时可以改取 y[:, -1]" if "unbind" in foreign else ""
         raise ValueError(
             f"pnnx 没能把 {_title(source)} 全换成 ncnn 的层，剩下的是：{foreign}。请换一种写法，"
-            "或把这些运算移到模型外面（整数换成小数、取随机数之类）"
+            f"或把这些运算移到模型外面（整数换成小数、取随机数之类）{hint}"
         )
     try:
         texts = ncnn_check.repair(param_path)
@@ -208,6 +221,7 @@ def _stage_torch(
     if not hasattr(module, "named_modules"):
         raise ValueError(f"应给 torch 模块，或 .onnx、.pt 文件，得到 {type(module).__name__}")
     inputs = ncnn_source.normalized(inputs)
+    module = ncnn_source.bare(module)
     small = {str(p.dtype) for p in module.parameters()} & {"torch.float16", "torch.bfloat16"}
     if small:
         raise ValueError(
@@ -230,7 +244,10 @@ def _stage_torch(
             outer.save(str(folder / "model.pt"))
         else:
             leaves = tuple(ncnn_source.tensors(inputs))
-            torch.jit.trace(outer.eval(), leaves, check_trace=False).save(folder / "model.pt")
+            try:
+                torch.jit.trace(outer.eval(), leaves, check_trace=False).save(folder / "model.pt")
+            except Exception as error:  # 里层还有编译过的、随数值改变走向的……
+                raise ValueError(f"{type(module).__name__} 不能用 torch.jit.trace 追踪：{error}") from error
         if not compare:
             return "model.pt", shapes, None, []
         probes = ncnn_source.probes(inputs)
@@ -316,7 +333,7 @@ class NcnnRunner:
     def __call__(self, *arrays: ArrayLike) -> Any:
         """按输入的次序给数组，按名字排序（out0、out1……）返回输出；只有一个输出时直接返回它。
 
-        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型，
+        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型或 torch 张量，
         这里会转成连续的 float32。个数、类型或 LSTM 输入的形状不对时报 ``ValueError``。
         """
         if len(arrays) != len(self.inputs):
@@ -340,10 +357,11 @@ class NcnnRunner:
 
     def _checked(self, name: str, array: ArrayLike) -> np.ndarray:
         """连续的 float32，编号（送进 Embed 的）是 int32；形状不合 LSTM 的要求就报错，免得 ncnn 越界读写、连累整个进程。"""
-        array = np.asarray(array)
+        given, array = array, conventions.plain(array, f"输入 {name}")
         if array.dtype.kind not in "fiub":
             hint = "：复数的谱要先取幅度" if array.dtype.kind == "c" else ""
-            raise ValueError(f"输入 {name} 应是实数（float32），得到 {array.dtype}{hint}")
+            got = type(given).__name__ if array.dtype.kind == "O" else array.dtype
+            raise ValueError(f"输入 {name} 应是实数（float32），得到 {got}{hint}")
         if name in self.shapes:
             rows, width = self.shapes[name]
             wanted, hint = f"({rows or 'T'}, {width})", ""
@@ -390,8 +408,14 @@ def run_streaming(
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")
-    rows, now = [], tuple(map(np.asarray, state))
-    for frame in np.asarray(frames):
+    now: tuple[Any, ...] = tuple(state) if isinstance(state, Iterable) else ()
+    if len(now) != 2:
+        raise ValueError("初始状态 state 应是 (h, c) 两个数组")
+    frames = conventions.plain(frames, "frames")
+    if frames.ndim != 2 or not len(frames):
+        raise ValueError(f"frames 的形状应为 (T, 特征)，至少一帧，得到 {frames.shape}")
+    rows = []
+    for frame in frames:
         y, *after = runner(frame[None], *now)
         rows.append(y)
         now = tuple(after)

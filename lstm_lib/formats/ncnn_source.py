@@ -65,6 +65,38 @@ def _filled(template: Any, leaves: Iterator[Any]) -> Any:
     return next(leaves) if tensors(template) else template
 
 
+def bare(module: Any) -> Any:
+    """剥去 ``torch.compile`` 的壳；参数化的权重照 eval 时的值写死（在副本里），pnnx 不会算。
+
+    没有数的（meta）、torch.ao 量化过的抛 ``ValueError``。
+    """
+    import copy
+
+    from torch.nn.utils import parametrize
+
+    if type(module).__module__.startswith("torch._dynamo."):
+        module = getattr(module, "_orig_mod", module)
+    kind = type(module).__name__
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith("torch.ao.nn."):
+            raise ValueError(
+                f"{kind} 的 {name or '根'} 是 torch.ao 量化用的模块，pnnx 转不了；请给量化之前的"
+            )
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        if tensor.is_meta:
+            raise ValueError(
+                f'{kind} 的 {name} 在 meta 设备上，只有形状没有数；请先 .to_empty(device="cpu")，再装入权重'
+            )
+    if not any(parametrize.is_parametrized(part) for part in module.modules()):
+        return module
+    module = copy.deepcopy(module).eval()
+    for part in list(module.modules()):
+        if parametrize.is_parametrized(part):
+            for name in list(part.parametrizations):
+                parametrize.remove_parametrizations(part, name, leave_parametrized=True)
+    return module
+
+
 def caller(module: Any, inputs: Any) -> Callable[..., Any]:
     """``inputs`` 是字典时按关键字参数调用，否则按位置。"""
     if isinstance(inputs, Mapping):
@@ -111,6 +143,8 @@ def prepared(module: Any) -> Iterator[None]:
 
     def renewed(value: Any) -> Any:
         if isinstance(value, tuple | list):
+            if len(value) == 2 and value[0] is value[1] and isinstance(value[0], torch.Tensor):
+                return value[0].clone(), value[1].clone()  # h 与 c 是同一个张量，pnnx 认不出
             return tuple(map(renewed, value))
         return value.clone() if any(value is tensor for tensor in kept) else value
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made", bound=LSTM)
 # 这几个方法决定前向怎么算；子类改写了哪一个，权重就说明不了它
-CALLS = ("forward", "forward_with_state", "__call__", "_call_impl", "_wrapped_call_impl", "permute_hidden")
+CALLS = (
+    *("forward", "forward_with_state", "__call__", "_call_impl", "_wrapped_call_impl", "permute_hidden"),
+    *("_update_flat_weights", "_init_flat_weights", "_weights_have_changed"),  # 前向真正用的是这里收来的权重
+)
 OLD_NORMS = {"WeightNorm": "weight_norm", "SpectralNorm": "spectral_norm"}  # 旧式归一化的钩子 → 函数名
 WRAPPERS = ("DataParallel", "DistributedDataParallel")
 
@@ -68,14 +71,16 @@ def _bare(module: Any, name: str, advice: str) -> Any:
     wanted = f"应给 torch.nn.{name}，得到 {conventions.kind(module)}"
     if torch is None or not isinstance(module, torch.nn.Module):
         raise ValueError(f"{wanted}；{advice}")
-    check_hooks(module)
     if type(module).__module__.startswith("torch._dynamo.") and hasattr(module, "_orig_mod"):
+        check_hooks(module)
         return _bare(module._orig_mod, name, advice)
     base = getattr(torch.nn, name)
     if isinstance(module, torch.jit.ScriptModule):
+        check_hooks(module)
         return _scripted(module, base, wanted)
     if not isinstance(module, base):
         raise ValueError(f"{wanted}；{_why_not(module, advice)}")
+    check_hooks(module)
     check_calls(module, base)
     return module
 
@@ -171,7 +176,12 @@ def read(module: Any, names: list[str]) -> dict[str, np.ndarray]:
     with torch.no_grad(), _undisturbed(module):
         for name in names:
             # 剪枝的掩码在前向之前才乘上去，属性里存着的可能是上一次的
-            tensor = masks[name].apply_mask(module) if name in masks else getattr(module, name)
+            tensor = masks[name].apply_mask(module) if name in masks else getattr(module, name, None)
+            if tensor is None:
+                raise ValueError(
+                    f"{path(module)} 没有 {name}：它被删掉了，或者 bidirectional、num_layers、bias 等属性在建好以后改过；"
+                    "请照想要的尺寸重新建一个，再用 load_state_dict 装入权重"
+                )
             arrays[name] = _array(tensor, f"{path(module)} 的 {name}")
     return arrays
 

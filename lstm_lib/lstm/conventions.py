@@ -24,7 +24,7 @@ def real(value: Any, label: str, dtype: DTypeLike) -> Array:
     # bfloat16 之类的小浮点数不在 NumPy 的类型树上，能不能原样变成 float32 却问得出来
     kind = array.dtype.kind
     if kind not in "iuf" and (kind == "b" or not np.can_cast(array.dtype, np.float32)):
-        raise ValueError(f"{label} 应是实数数组，得到 {array.dtype}")
+        raise ValueError(f"{label} 应是实数数组，得到 {type(value).__name__ if kind == 'O' else array.dtype}")
     return array.astype(dtype, copy=False)
 
 
@@ -33,6 +33,8 @@ def plain(value: Any, label: str) -> Array:
     tensor, name = hasattr(value, "detach"), type(value).__name__
     if hasattr(value, "batch_sizes"):
         raise ValueError(f"{label} 是 {name}：请用 pad_packed_sequence 展开，各序列的长度传给 lengths")
+    if isinstance(value, tuple | list) and any(hasattr(item, "detach") for item in value):
+        value = [plain(item, label) for item in value]  # 一列张量，个个都可能要求导，或是 bfloat16
     if np.ma.is_masked(value):
         raise ValueError(f"{label} 有遮住的元素：请先用 .filled(…) 填上数")
     try:
