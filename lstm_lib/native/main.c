@@ -537,6 +537,7 @@ static void close_sink(sink *out) {
     if (fclose(out->file)) write_failed(out);
     if (replace_file(temporary, out->target))
         fail("写不了 %s：%s；请换一个能写的文件名。", out->name, reason(errno));
+    free(temporary), free(out->target);
     temporary = NULL;
 }
 
