@@ -1,6 +1,7 @@
 """C 程序与两个文件的发行版：与 Python 逐位相同；别的处理器；wav 与裸 PCM；消息；损坏的模型。"""
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -356,7 +357,10 @@ REFUSED = {  # 输入文件的字节 → 消息里要有的
         wav(np.array([0] * 700 + [np.nan], "<f4").tobytes(), fmt(3, 1, 32)),
         ["第 700 个样点", "第 1 声道"],
     ),
-    "nothing": (b"", ["不是 wav 文件"]),
+    "nothing": (b"", ["是空的"]),
+    "mp3": (b"\xff\xf3\x84\xc4" + bytes(50), ["mp3"]),
+    "m4a": (b"\0\0\0\x20ftypM4A " + bytes(50), ["m4a"]),
+    "avi": (b"RIFF" + bytes(4) + b"AVI " + bytes(50), ["别的 RIFF 文件"]),
 }
 
 
@@ -378,6 +382,8 @@ def test_messages_of_the_program(program_path, model, tmp_path):
     good.write_bytes(wav(SILENCE, fmt(1, 1, 16)))
     config = LSTMConfig(4, 5)
     v1.write_bytes(LSTM(config, {k: np.ones(s, np.float32) for k, s in config.shapes().items()}).to_bytes())
+    plain = tmp_path / "plain.lstm"
+    plain.write_bytes(network_file.encode(LSTM.from_bytes(v1.read_bytes())))
     damaged, cut = tmp_path / "damaged.lstm", tmp_path / "cut.lstm"
     broken = bytearray(MODELS[LONG])
     broken[1000] ^= 1
@@ -392,7 +398,8 @@ def test_messages_of_the_program(program_path, model, tmp_path):
         ([model, "--level", "sse9"], 1, ["sse9", "可用的有：portable"]),
         (["没有.lstm", good, out], 1, ["没有.lstm：不存在"]),
         ([tmp_path, good, out], 1, ["是一个文件夹"]),
-        ([good, good, out], 1, ["第 0 字节处，这不是本书的权重文件"]),
+        ([good, good, out], 1, ["第 0 字节处，这不是本书的权重文件", "export --to bin"]),
+        ([plain, good, out], 1, ["第 56 字节处，这是一个 LSTM 的权重", "export --to bin"]),
         ([v1, good, out], 1, ["第 8 字节处，这是一个 LSTM 的权重"]),
         ([damaged, good, out], 1, ["第 48 字节处，数据区的 CRC-32 不对"]),
         ([cut, good, out], 1, ["第 5000 字节处，文件在这里断了"]),
@@ -415,6 +422,12 @@ def test_messages_of_the_program(program_path, model, tmp_path):
     done = run([program_path, "--help"])
     assert done.returncode == 0 and "arecord" in done.stdout.decode() and "退出码" in done.stdout.decode()
     assert run([program_path, "--version"]).returncode == 0
+    done = run([program_path, model], b"fLaC" + bytes(50))  # 管道里的也认得出
+    assert done.returncode == 1 and "标准输入 是 flac" in said(done) and "--raw" in said(done)
+    assert run([program_path, model, "--raw"], b"fLaC" + bytes(50)).returncode == 0
+    done = run([program_path, model, good, tmp_path / "raw.pcm", "--raw"])
+    assert done.returncode == 0 and "像是 wav 的文件头" in said(done)
+    assert len((tmp_path / "raw.pcm").read_bytes()) == len(good.read_bytes())
     done = run([program_path, model, good, out])
     assert all(word in said(done) for word in ("帧", "中位", "最长", "实时率", "float32", levels()[-1]))
     assert not run([program_path, model, good, out, "-q"]).stderr
@@ -470,21 +483,50 @@ def test_each_hop_comes_out_before_the_next_goes_in(program_path, model):
     assert np.array_equal(np.frombuffer(got, "<i2"), np.rint(want.astype(float) * 32768))
 
 
+def wait_for_file(folder, count=1):
+    """等到 ``folder`` 里有 ``count`` 个文件：临时文件出现了，说明正在写。"""
+    for _ in range(600):
+        if len(list(folder.iterdir())) >= count:
+            return
+        time.sleep(0.05)
+    raise AssertionError("一直没有开始写")
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX 的权限、链接与信号")
-def test_interrupted_and_unread_programs_leave_nothing(program_path, model, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_recording_ends_and_a_conversion_leaves_nothing(program_path, model, tmp_path, number, code):
+    """从管道录着，中断就是录完了，已收到的一个不少；处理文件时中断，什么也不留下。"""
     out = tmp_path / "out.wav"
-    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with started([program_path, model, "-", out]) as process:
-            process.stdin.write(SILENCE)
-            process.stdin.flush()
-            for _ in range(600):  # 临时文件出现了，说明正在写
-                if list(tmp_path.iterdir()):
-                    break
-                time.sleep(0.05)
-            assert list(tmp_path.iterdir())
-            process.send_signal(number)
-            assert process.wait() == code
-        assert not list(tmp_path.iterdir())
+    pcm = (noise(1000) * 32768).astype("<i2")
+    with started([program_path, model, "-", out]) as process:
+        process.stdin.write(pcm.tobytes() + b"x")  # 最后是半个样点
+        process.stdin.flush()
+        wait_for_file(tmp_path)
+        time.sleep(0.3)
+        process.send_signal(number)
+        assert process.wait() == code and "收到的声音都写完了" in process.stderr.read().decode()
+    want = expected(pcm.astype(np.float32)[:, None] / 32768)
+    assert parse(out.read_bytes())[1] == quantize(want, "i2")[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.wav"]
+    long = tmp_path / "long.pcm"
+    with open(long, "wb") as file:
+        file.truncate(4 << 30)  # 稀疏的，不占地方
+    with started([program_path, model, long, tmp_path / "out.pcm", "--raw"]) as process:
+        wait_for_file(tmp_path, 3)
+        process.send_signal(number)
+        assert process.wait() == code and process.stderr.read().decode() == "已中断。\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["long.pcm", "out.wav"]
+    with started([program_path, model, "-", tmp_path / "none.wav"]) as process:  # 一个样点也没有收到
+        time.sleep(0.3)
+        process.send_signal(number)
+        assert process.wait() == code and process.stderr.read().decode() == "已中断。\n"
+    assert not (tmp_path / "none.wav").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX 的权限、链接与信号")
+def test_a_reader_that_leaves_stops_the_program_quietly(program_path, model):
     with started([program_path, model]) as process:
         process.stdout.close()
         with contextlib.suppress(BrokenPipeError):
@@ -493,6 +535,48 @@ def test_interrupted_and_unread_programs_leave_nothing(program_path, model, tmp_
             process.stdin.close()
         assert process.wait() == 141
         assert not process.stderr.read(), "下游走了，不必再说什么"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX 的权限、链接与信号")
+def test_odd_chunks_appending_limits_and_closed_files(program_path, model, tmp_path):
+    import resource
+
+    pcm = (noise(1500) * 32768).astype("<i2").tobytes()
+    want = run([program_path, model], pcm).stdout
+    with started([program_path, model]) as process:  # arecord 一次写多少，与帧移无关
+        for start, stop in itertools.pairwise((0, 1, 4, 11, 522, 1035, 1036, 2000, len(pcm))):
+            process.stdin.write(pcm[start:stop])
+            process.stdin.flush()
+            time.sleep(0.01)
+        process.stdin.write(b"x")  # 断在一个样点中间
+        process.stdin.close()
+        assert process.stdout.read() == want and process.wait() == 0
+        assert "末尾有 1 字节凑不成一个样点" in process.stderr.read().decode()
+    for size in (1, 2, 3, 11, 12, 13, 511, 512, 513):  # 比帧移、比文件头还短的
+        done = run([program_path, model], pcm[:size])
+        assert len(done.stdout) == size // 2 * 2 and done.returncode == (size < 2), (size, said(done))
+    # 以 >> 接在别的后面：文件头不能回头去改
+    good, joined = wav(pcm, fmt(1, 1, 16)), tmp_path / "joined"
+    joined.write_bytes(b"old")
+    for stream in (good, wav(pcm, fmt(1, 1, 16), 0xFFFFFFFF, 0xFFFFFFFF)):
+        with open(joined, "ab") as file:
+            subprocess.run([program_path, model, "-q"], input=stream, stdout=file, check=True)
+    data = joined.read_bytes()
+    assert data == b"old" + good[:44] + want + good[:4] + b"\xff" * 4 + good[8:40] + b"\xff" * 4 + want
+    # 同样的内容，不是接在后面的，就改
+    source, target = tmp_path / "in.wav", tmp_path / "out.wav"
+    source.write_bytes(stream)
+    with open(target, "wb") as file:
+        subprocess.run([program_path, model, "-q", source], stdout=file, check=True)
+    assert target.read_bytes() == good[:44] + want
+    target.unlink()
+    limit = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))}
+    done = run([program_path, model, source, target], **limit)
+    assert done.returncode == 1 and "超过了文件大小的限制" in said(done)
+    assert not target.exists() and len(list(tmp_path.iterdir())) == 2
+    for closed, where in (("<&-", "标准输入"), (">&-", "标准输出")):
+        done = run(["sh", "-c", f'"$0" "$1" {closed}', program_path, model], pcm)
+        assert done.returncode == 1 and f"{where} " in said(done) and "没有打开" in said(done)
 
 
 # ---- 越界与损坏 ----
