@@ -54,6 +54,15 @@ SLOW = {
         "test_lesson_fft_equals_numpy": 4,  # 编译一份带 FFT 的教学程序
         "test_a_broken_library_in_the_cache_is_compiled_again": 1,
     },
+    "test_program.py": {
+        "test_two_files_compile_alone_and_give_the_same_bits": 9,
+        "test_other_processors_give_the_same_sound": 5,
+        "test_programs_for_other_systems_compile": 4,
+        "test_sanitizers_over_the_whole_chain": 12,  # 编译也在里面
+        "test_damaged_wav_headers_do_no_harm": 2,
+        "test_a_recording_ends_and_a_conversion_leaves_nothing": 2,
+        "test_damaged_models_are_refused_without_harm": 8,
+    },
     "test_training.py": {
         "test_killed_run_goes_on_to_the_same_result": 13,
         "test_two_processes_see_the_loss_of_one": 11,
@@ -124,7 +133,7 @@ SLOW = {
 # 要语料或训练好的网络，却没有写成公用的东西的
 DATA = {"test_corpus.py": ("test_scenes", "test_training_data"), "test_training.py": ("test_builtin_corpus",)}
 # 用同一份贵重东西的测试放在同一个进程里；别的测试谁闲着谁做
-GROUPS = ("soups", "unbroken", "netron")
+GROUPS = ("soups", "unbroken", "netron", "sanitized")
 
 
 @pytest.hookimpl(tryfirst=True)

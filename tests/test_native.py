@@ -513,7 +513,7 @@ def test_lesson_fft_equals_numpy():
     from lstm_lib.formats import network_file
 
     ffi, lib = native.load_lesson()
-    for n_fft in (512, 320, 14, 2):
+    for n_fft in (2, 4, 6, 14, 30, 256, 292, 320, 512, 882, 1022, 2048):
         bins, rng = n_fft // 2 + 1, np.random.default_rng(n_fft)
         lstm, stft = make((bins, 3, 1, "forward", 0)), network_file.STFT(n_fft, n_fft // 2, 16000, 0)
         data = network_file.encode(lstm, np.zeros((bins, 3), np.float32), None, True, stft)

@@ -25,6 +25,7 @@
 #include <io.h>
 #include <process.h>
 #else
+#include <fcntl.h>
 #include <unistd.h>
 #endif
 
@@ -53,6 +54,9 @@ static const char HELP[] =
     "  enhancer irm.lstm < 带噪.pcm > 增强.pcm\n"
     "  arecord -t raw -f S16_LE -r 16000 | enhancer irm.lstm | aplay -t raw -f S16_LE -r 16000\n"
     "\n"
+    "总结里的用时：管道一帧一量；文件是 16 帧一批，量的是一批里的平均。\n"
+    "从管道、麦克风来的声音，按 Ctrl-C 就停止，已收到的照样写完；处理文件时中断，什么也不留下。\n"
+    "\n"
     "退出码：0 成功；1 文件或参数有问题，错误信息会说明怎么办；2 命令行写错；130 被 Ctrl-C "
     "中断。\n";
 
@@ -60,6 +64,7 @@ static const char HELP[] =
 
 static char *temporary; /* 正在写的临时文件；NULL：没有 */
 static volatile sig_atomic_t interrupted;
+static int stopped; /* 正在录的时候被中断：已收到的照样写完，最后以它为退出码 */
 
 static void on_signal(int number) { interrupted = number; }
 
@@ -102,7 +107,13 @@ _Noreturn static void leave(int code) {
     exit(code);
 }
 
+_Noreturn static void stop_interrupted(void) {
+    fprintf(stderr, "已中断。\n");
+    leave(128 + (int)interrupted);
+}
+
 _Noreturn __attribute__((format(printf, 1, 2))) static void fail(const char *format, ...) {
+    if (interrupted) stop_interrupted(); /* 打开、读写是被它打断的 */
     va_list list;
     va_start(list, format);
     fprintf(stderr, "错误：");
@@ -120,11 +131,6 @@ _Noreturn __attribute__((format(printf, 1, 2))) static void misuse(const char *f
     fprintf(stderr, "\n用法：enhancer 模型 [选项] [输入 [输出]]；enhancer --help 显示全部说明\n");
     va_end(list);
     leave(2);
-}
-
-_Noreturn static void stop_interrupted(void) {
-    fprintf(stderr, "已中断。\n");
-    leave(128 + (int)interrupted);
 }
 
 static const char *reason(int error) {
@@ -150,6 +156,10 @@ static const char *reason(int error) {
         return "名字太长";
     case ENOMEM:
         return "内存不够";
+    case EBADF:
+        return "没有打开";
+    case EBUSY:
+        return "正被别的程序占着";
 #ifdef EDQUOT
     case EDQUOT:
         return "磁盘配额用完了";
@@ -255,11 +265,21 @@ typedef struct {
     size_t ahead_bytes, ahead_used;
     int64_t left; /* 数据还剩多少字节；-1：读到头为止 */
     int known;    /* 文件头里的长度可信 */
+    int live;     /* 管道、麦克风：不知道何时完 */
+    int begun;    /* 已经收到过声音 */
 } source;
+
+/* 被中断了：正在录，就当声音到此为止；处理文件，就不要了 */
+static void heed(source *in) {
+    if (!interrupted) return;
+    if (!in->live || !in->begun) stop_interrupted();
+    stopped = (int)interrupted, interrupted = 0; /* 再按一次 Ctrl-C，就真的不要了 */
+}
 
 /* 读满 size 字节，除非到头了 */
 static size_t read_bytes(source *in, unsigned char *to, size_t size) {
     size_t got = 0;
+    if (stopped) return 0;
     while (got < size && in->ahead_used < in->ahead_bytes) to[got++] = in->ahead[in->ahead_used++];
     while (got < size && !interrupted) {
         got += fread(to + got, 1, size - got, in->file);
@@ -269,10 +289,11 @@ static size_t read_bytes(source *in, unsigned char *to, size_t size) {
                 clearerr(in->file);
                 continue;
             }
+            heed(in);
             fail("%s 读不下去：%s；请检查磁盘或重新复制。", in->name, reason(errno));
         }
     }
-    if (interrupted) stop_interrupted();
+    heed(in);
     return got;
 }
 
@@ -363,46 +384,73 @@ static void read_header(source *in) {
     }
 }
 
-static void refuse_format(source *in) {
+/* 没有 wav 的文件头：认得出是什么就拒绝；认不出，文件也拒绝，标准输入当裸 PCM。
+ * 裸 PCM 碰巧以四个这样的字节开头，几乎没有；以两个字节开头却平常，所以那两种只对文件说。 */
+static void refuse_format(source *in, int piped) {
     static const struct {
+        int at;
         const char *mark, *what;
-    } known[] = {{"fLaC", "flac"},    {"OggS", "ogg"},  {"ID3", "mp3"},
-                 {"\xff\xfb", "mp3"}, {"FORM", "aiff"}, {"RIFX", "大端的 wav（RIFX）"}};
+    } known[] = {{0, "fLaC", "flac"},
+                 {0, "OggS", "ogg"},
+                 {0, "ID3", "mp3"},
+                 {0, "\xff\xfb", "mp3"},
+                 {0, "\xff\xf3", "mp3"},
+                 {0, "\xff\xf1", "aac"},
+                 {0, "FORM", "aiff"},
+                 {0, ".snd", "au"},
+                 {0, "caff", "caf"},
+                 {0, "riff", "w64"},
+                 {4, "ftyp", "m4a 或 mp4"},
+                 {0, "\x1a\x45\xdf\xa3", "webm 或 mkv"},
+                 {0, "#!AMR", "amr"},
+                 {0, "RIFX", "大端的 wav（RIFX）"},
+                 {0, "RIFF", "别的 RIFF 文件（不是 WAVE）"}};
     const char *what = NULL;
-    for (size_t k = 0; k < sizeof known / sizeof *known; k++)
-        if (!memcmp(in->ahead, known[k].mark, strlen(known[k].mark))) what = known[k].what;
+    for (size_t k = 0; k < sizeof known / sizeof *known; k++) {
+        const size_t size = strlen(known[k].mark), end = (size_t)known[k].at + size;
+        if (end <= in->ahead_bytes && (!piped || size > 2) &&
+            !memcmp(in->ahead + known[k].at, known[k].mark, size))
+            what = known[k].what;
+    }
     if (what)
         fail("%s 是 %s，本程序只读 wav；请先转换：ffmpeg -i 输入 -c:a pcm_s16le 输出.wav，"
-             "或者用 python -m lstm_lib enhance。",
-             in->name, what);
+             "或者用 python -m lstm_lib enhance。%s",
+             in->name, what, piped ? "真是裸 PCM 的话，请加 --raw。" : "");
+    if (piped) return;
+    if (!in->ahead_bytes) fail("%s 是空的（0 字节）；请检查录制或下载。", in->name);
     fail("%s 不是 wav 文件（开头没有 RIFF 与 WAVE）；如果是没有文件头的 PCM，请加 "
          "--raw（浮点的再加 --float）。",
          in->name);
 }
 
 /* raw：一定没有文件头；标准输入有没有文件头，看开头的 12 个字节 */
-static source open_source(const char *path, int raw, sample_kind kind, uint32_t rate) {
+static source open_source(const char *path, int raw, int quiet, sample_kind kind, uint32_t rate) {
     source in = {.left = -1, .format = {.kind = kind, .channels = 1, .rate = rate}};
     const int piped = !path || !strcmp(path, "-");
     in.name = piped ? "标准输入" : path;
     in.file = piped ? stdin : open_file(path, "rb");
     if (!in.file) fail("%s：%s；请检查输入的文件名。", path, reason(errno));
     struct stat info;
-    if (!fstat(fileno(in.file), &info) && S_ISDIR(info.st_mode))
-        fail("%s 是一个文件夹；请给出声音文件。", in.name);
+    const int known = !fstat(fileno(in.file), &info);
+    if (known && S_ISDIR(info.st_mode)) fail("%s 是一个文件夹；请给出声音文件。", in.name);
+    in.live = !known || !S_ISREG(info.st_mode);
     if (piped) {
         if (isatty(fileno(stdin)))
             fail("标准输入是终端；请给出输入文件，或用管道送进声音（enhancer --help 有例子）。");
-        setvbuf(stdin, NULL, _IONBF, 0); /* 要几个字节就读几个，不为凑满缓冲而等 */
     }
-    if (raw) return in;
+    if (in.live) setvbuf(in.file, NULL, _IONBF, 0); /* 要几个字节就读几个，不为凑满缓冲而等 */
     in.ahead_bytes = read_bytes(&in, in.ahead, sizeof in.ahead);
     in.ahead_used = 0;
-    if (in.ahead_bytes == 12 && (!memcmp(in.ahead, "RIFF", 4) || !memcmp(in.ahead, "RF64", 4)) &&
-        !memcmp(in.ahead + 8, "WAVE", 4))
+    const int header = in.ahead_bytes == 12 &&
+                       (!memcmp(in.ahead, "RIFF", 4) || !memcmp(in.ahead, "RF64", 4)) &&
+                       !memcmp(in.ahead + 8, "WAVE", 4);
+    if (header && raw && !quiet)
+        fprintf(stderr, "注意：%s 开头像是 wav 的文件头；加了 --raw，所以当成样点处理。\n",
+                in.name);
+    else if (header && !raw)
         read_header(&in);
-    else if (!piped)
-        refuse_format(&in);
+    else if (!raw)
+        refuse_format(&in, piped);
     return in;
 }
 
@@ -426,12 +474,14 @@ typedef struct {
     sound_format format;
     int64_t bytes;     /* 已写的数据 */
     int64_t header_at; /* 文件头在文件里的位置；-1：不能回去改 */
+    int64_t promised;  /* 文件头里先写的字节数 */
     int64_t clipped;
     float peak;
 } sink;
 
 _Noreturn static void write_failed(const sink *out) {
-    if (errno == EPIPE) leave(141); /* 下游走了（head、aplay 被关掉）：不必再说什么 */
+    if (errno == EPIPE)
+        leave(stopped ? 128 + stopped : 141); /* 下游走了（head、aplay 被关掉）：不必再说什么 */
     if (interrupted) stop_interrupted();
     fail("%s 写到一半写不下去了：%s；请腾出空间或换一个位置。", out->name, reason(errno));
 }
@@ -508,6 +558,14 @@ static void open_target(sink *out, const char *path, int raw) {
 #endif
 }
 
+/* 眼下在文件的哪里；回不来的（管道、以 >> 接在后面的）是 -1 */
+static int64_t place_of(FILE *file) {
+#ifndef _WIN32
+    if (fcntl(fileno(file), F_GETFL) & O_APPEND) return -1;
+#endif
+    return ftell(file);
+}
+
 static sink open_sink(const char *path, int raw, const sound_format *format) {
     sink out = {.format = *format, .header_at = -1};
     const int piped = !path || !strcmp(path, "-");
@@ -528,7 +586,7 @@ static sink open_sink(const char *path, int raw, const sound_format *format) {
 static void close_sink(sink *out) {
     static const unsigned char zero[1];
     if (out->format.wav && out->bytes & 1) write_bytes(out, zero, 1);
-    if (out->format.wav && out->header_at >= 0) {
+    if (out->format.wav && out->header_at >= 0 && out->promised != out->bytes) {
         if (fseek(out->file, (long)out->header_at, SEEK_SET)) write_failed(out);
         write_header(out, out->bytes);
     }
@@ -537,6 +595,7 @@ static void close_sink(sink *out) {
     if (fclose(out->file)) write_failed(out);
     if (replace_file(temporary, out->target))
         fail("写不了 %s：%s；请换一个能写的文件名。", out->name, reason(errno));
+    free(temporary), free(out->target);
     temporary = NULL;
 }
 
@@ -587,6 +646,9 @@ static enhancer *open_model(const char *path, const enhancer_options *options) {
     unsigned char *data = read_model(path, &bytes);
     enhancer *e = enhancer_open(data, (int64_t)bytes, options, &error);
     free(data);
+    if (!e && error.code == LSTM_MAGIC)
+        fail("模型 %s：第 %lld 字节处，%s。模型由 python -m lstm_lib export --to bin 写出。", path,
+             (long long)error.offset, enhancer_message(error.code));
     if (!e && error.offset >= 0)
         fail("模型 %s：第 %lld 字节处，%s。", path, (long long)error.offset,
              enhancer_message(error.code));
@@ -647,7 +709,7 @@ _Noreturn static void bad_sample(const source *in, const float *block, int64_t f
                                  int64_t done) {
     const int channels = in->format.channels;
     for (int64_t k = 0; k < frames * channels; k++)
-        if (!(fabsf(block[k]) <= 1e6f))
+        if (!(fabsf(block[k]) <= 1e15f))
             fail("%s 第 %lld 个样点（第 %lld 声道）是 "
                  "%g，不是正常的声音；请检查来源，浮点的满幅应是 ±1。",
                  in->name, (long long)(done + k / channels), (long long)(k % channels + 1),
@@ -657,7 +719,8 @@ _Noreturn static void bad_sample(const source *in, const float *block, int64_t f
 
 static void run(const request *r, enhancer *first) {
     const enhancer_facts facts = enhancer_info(first);
-    source in = open_source(r->input, r->raw, r->floats ? F32 : S16, (uint32_t)facts.sample_rate);
+    source in =
+        open_source(r->input, r->raw, r->quiet, r->floats ? F32 : S16, (uint32_t)facts.sample_rate);
     if (in.format.rate != (uint32_t)facts.sample_rate)
         fail("%s 的采样率是 %u Hz，这个模型只收 %d Hz；请先转换：ffmpeg -i 输入.wav -ar %d "
              "输出.wav，"
@@ -666,8 +729,8 @@ static void run(const request *r, enhancer *first) {
     if (r->floats && in.format.wav)
         fail("%s 是 wav，样点类型写在它的文件头里；请去掉 --float（真是裸 PCM 的话再加 --raw）。",
              in.name);
-    const int channels = in.format.channels, live = in.file == stdin;
-    const int64_t hop = facts.hop, most = live ? 1 : 16; /* 管道：一帧一帧地走，不攒 */
+    const int channels = in.format.channels;
+    const int64_t hop = facts.hop, most = in.live ? 1 : 16; /* 管道：一帧一帧地走，不攒 */
     enhancer **e = get_memory((size_t)channels, sizeof *e);
     enhancer_error error;
     e[0] = first;
@@ -683,12 +746,14 @@ static void run(const request *r, enhancer *first) {
 
     int64_t got = read_frames(&in, buffer, most * hop, &odd); /* 有声音，才动输出文件 */
     if (!got) fail("%s 里一个样点也没有（时长为 0）；请换一个有声音的输入。", in.name);
+    in.begun = 1;
     sink out = open_sink(r->output, r->raw, &in.format);
     if (out.format.wav) {
         const int64_t frame = (int64_t)channels * sample_bytes[in.format.kind];
         const int64_t rest = in.known ? in.left / frame : -1;
-        out.header_at = ftell(out.file); /* 管道给 -1 */
-        write_header(&out, rest < 0 ? -1 : (got + rest) * frame);
+        out.header_at = place_of(out.file);
+        out.promised = rest < 0 ? -1 : (got + rest) * frame;
+        write_header(&out, out.promised);
     }
     for (;;) {
         ended = got < most * hop;
@@ -712,9 +777,9 @@ static void run(const request *r, enhancer *first) {
         int64_t ready = hops * hop - dropped;
         if (ended && ready > read - written) ready = read - written;
         write_frames(&out, samples + dropped * channels, ready, buffer);
-        if (live && fflush(out.file)) write_failed(&out);
+        if (in.live && fflush(out.file)) write_failed(&out);
         written += ready;
-        if (interrupted) stop_interrupted();
+        heed(&in);
         if (ended && written == read) break;
         got = ended ? 0 : read_frames(&in, buffer, most * hop, &odd);
     }
@@ -727,7 +792,7 @@ static void run(const request *r, enhancer *first) {
         if (odd && !(in.known && !in.left))
             fprintf(stderr, "注意：%s 末尾有 %lld 字节凑不成一个样点，没有用。\n", in.name,
                     (long long)odd);
-        if (in.known && in.left >= (int64_t)channels * sample_bytes[in.format.kind])
+        if (!stopped && in.known && in.left >= (int64_t)channels * sample_bytes[in.format.kind])
             fprintf(
                 stderr,
                 "注意：%s 比文件头说的短，多半是录制或下载中断了；只处理了读到的 %lld 个样点。\n",
@@ -739,14 +804,18 @@ static void run(const request *r, enhancer *first) {
                 "或改用浮点（裸 PCM 加 --float）。\n",
                 out.name, (long long)out.clipped, (double)out.peak);
         const double seconds = (double)read / facts.sample_rate;
+        const double computed = (double)(clock->hops * hop) / facts.sample_rate;
         fprintf(stderr,
                 "%lld 帧（%.2f 秒，%d 声道），每帧用时中位 %.1f µs、最长 %.1f µs，实时率 "
                 "%.5f；%s，%s\n",
                 (long long)clock->hops, seconds, channels, median_time(clock), clock->worst,
-                clock->total / 1e6 / seconds, facts.quantized ? "int8" : "float32",
+                clock->total / 1e6 / computed, facts.quantized ? "int8" : "float32",
                 level_names[facts.level]);
     }
     free(clock);
+    if (!stopped) return;
+    fprintf(stderr, "已中断：收到的声音都写完了。\n");
+    leave(128 + stopped);
 }
 
 /* ---- 命令行 ---- */
@@ -828,10 +897,12 @@ static void prepare_system(int *count, char ***arguments) {
     signal(SIGINT, on_signal);
 #else
     (void)count, (void)arguments;
-    struct sigaction action = {.sa_handler =
-                                   on_signal}; /* 没有 SA_RESTART：正等着输入的 read 要醒来 */
-    sigaction(SIGINT, &action, NULL), sigaction(SIGTERM, &action, NULL);
-    signal(SIGPIPE, SIG_IGN); /* 写不出去由 write 的错误码说 */
+    static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction old, action = {.sa_handler = on_signal};
+    for (size_t k = 0; k < sizeof signals / sizeof *signals; k++)
+        if (!sigaction(signals[k], NULL, &old) && old.sa_handler != SIG_IGN) /* nohup 之类的照旧 */
+            sigaction(signals[k], &action, NULL); /* 没有 SA_RESTART：正等着输入的 read 要醒来 */
+    signal(SIGPIPE, SIG_IGN), signal(SIGXFSZ, SIG_IGN); /* 写不出去由 write 的错误码说 */
 #endif
 }
 
