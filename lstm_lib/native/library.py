@@ -80,6 +80,8 @@ TRAPS = """
 int32_t trap_sum(const char *, int32_t);
 int32_t trap_bad(const float *, int32_t);
 float trap_difference(float, float, float, float);
+float trap_read(const uint8_t *);
+float trap_stack(float);
 """
 
 
