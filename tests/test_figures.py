@@ -1,6 +1,7 @@
 """插图：磁盘上的文件与重新画的逐字节相同；字不缺、不重叠、不出界；SVG 合法，标识不冲突，颜色跟着主题走。"""
 
 import base64
+import gzip
 import io
 import itertools
 import json
@@ -14,10 +15,12 @@ from importlib.resources import files
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from fontTools.ttLib import TTFont
 from matplotlib.text import Text
 from PIL import Image
 
+from lstm_lib import LSTM
 from lstm_lib.book import figures
 from lstm_lib.book.figures import (
     catalogue,
@@ -30,7 +33,7 @@ from lstm_lib.book.figures import (
     style,
     svg,
 )
-from lstm_lib.lstm import layouts
+from lstm_lib.lstm import layouts, sigmoid
 
 NAMES = list(catalogue.DRAWINGS)
 
@@ -384,6 +387,107 @@ def test_explorer_computes_the_lstm_step(browser, tmp_path):
     assert h == pytest.approx(value["o"] * np.tanh(c))
     assert renewed == -1 and "−1.00" in said
     assert untouched and wide <= 390 and not errors
+
+
+# ---------------------------------------------------------------- 沿着声音拨时刻
+
+
+@pytest.fixture
+def open_live(browser, tmp_path):
+    """``open_live(HTML, 宽)``：在真的浏览器里从 file:// 打开，不许有脚本错误、出站请求与横向溢出。"""
+    pages, problems = [], []
+
+    def open_page(content, width=390):
+        path = tmp_path / f"page{len(pages)}.html"
+        path.write_text(f"<!doctype html><meta charset=utf-8><body>{content}", encoding="utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    wide = [page.evaluate("document.documentElement.scrollWidth - innerWidth") for page in pages]
+    for page in pages:
+        page.close()
+    assert not problems and max(wide, default=0) <= 0
+
+
+def check_markup(html, limit=150_000):
+    assert "noscript" in html and "aria-label" in html and "$" not in html, "美元号会被网页当成公式"
+    assert not re.search(r"(src|href)=|https?:", html), "不应引用任何外部资源"
+    assert len(gzip.compress(html.encode(), 6)) < limit
+
+
+@pytest.fixture(scope="module")
+def steps():
+    rng = np.random.default_rng(3)
+    lstm = LSTM.from_torch(torch.nn.LSTM(6, 9))
+    x = 3 * rng.standard_normal((40, 6)).astype(np.float32)
+    units = {"头": 0, "尾 <&>": 8, "中": 4}
+    wave = rng.standard_normal(39 * 256).astype(np.float32)
+    html = interactive.lstm_steps_html(
+        "拨", interactive.lstm_steps_data(lstm, x, units), units, wave, "一段<声音>", 5
+    )
+    return lstm, x, units, html
+
+
+def test_steps_page_computes_what_the_network_does(steps, open_live):
+    lstm, x, units, html = steps
+    check_markup(html)
+    _, _, [record] = lstm(x, return_gates=True)
+    page = open_live(html)
+    got = page.evaluate("[0, 1, 2].map(k => document.getElementById('拨').figure.run(k))")
+    hidden = record.o * np.tanh(record.c)
+    for values, unit in zip(got, units.values(), strict=True):
+        for letter in "ifgoc":
+            np.testing.assert_allclose(values[letter], getattr(record, letter)[:, unit], atol=2e-5)
+        np.testing.assert_allclose(values["h"], hidden[:, unit], atol=2e-5)
+
+
+def test_steps_page_by_keyboard(steps, open_live):
+    """选单元、拨时刻都用键盘；显示的算式照着页上的数能验算。"""
+    lstm, x, units, html = steps
+    _, _, [record] = lstm(x, return_gates=True)
+    page = open_live(html)
+    page.get_by_label("0 号：头").focus()
+    page.keyboard.press("ArrowDown")
+    slider = page.get_by_label("时刻（帧）")
+    slider.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    t, unit = len(x) - 2, units["尾 <&>"]
+    assert slider.get_attribute("aria-valuetext") == f"{t * 0.016:.2f} 秒"
+    shown = [
+        text.replace("−", "-").replace("- ", "-").replace("+ ", "+").replace(" ", "")
+        for text in page.locator(".equations > div").all_inner_texts()
+    ]
+    for text, letter in zip(shown[:4], "ifgo", strict=True):
+        terms, total, value = re.fullmatch(
+            r".+?=.+?\((.+?)\)=.+?\((.+?)\)=(.+)", re.sub(r"\s", "", text)
+        ).groups()
+        assert sum(map(float, re.findall(r"[-+]?[\d.]+", terms))) == pytest.approx(float(total), abs=2e-4)
+        squash = np.tanh if letter == "g" else sigmoid
+        assert squash(float(total)) == pytest.approx(float(value), abs=2e-4)
+        assert float(value) == pytest.approx(getattr(record, letter)[t, unit], abs=1e-4)
+    assert float(shown[4].split("=")[-1]) == pytest.approx(record.c[t, unit], abs=1e-4)
+    assert "尾 <&>" in page.locator("fieldset").inner_text()
+
+
+def test_steps_refuses_units_and_frames_that_are_not_there(steps):
+    lstm, x, _, _ = steps
+    for unit in (9, -1):
+        with pytest.raises(ValueError, match=f"没有第 {unit} 号单元"):
+            interactive.lstm_steps_data(lstm, x, {"哪个": unit})
+    with pytest.raises(ValueError, match="units 是空的"):
+        interactive.lstm_steps_data(lstm, x, {})
+    with pytest.raises(ValueError, match="start"):
+        interactive.lstm_steps(lstm, x, {"头": 0}, np.ones(99, np.float32), "声", start=40)
 
 
 # ---------------------------------------------------------------- 章节

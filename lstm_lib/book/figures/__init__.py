@@ -39,6 +39,7 @@ __all__ = [
     "gate_explorer",
     "heatmap",
     "label_lines",
+    "lstm_steps",
     "parity_ladder",
     "roofline",
     "show",
@@ -52,7 +53,7 @@ __all__ = [
 _HOMES = {
     "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
     "comparison": ("bars", "parity_ladder", "roofline"),
-    "interactive": ("gate_explorer",),
+    "interactive": ("gate_explorer", "lstm_steps"),
     "style": ("show", "style_context", "use_style"),
 }
 
