@@ -490,6 +490,100 @@ def test_steps_refuses_units_and_frames_that_are_not_there(steps):
         interactive.lstm_steps(lstm, x, {"头": 0}, np.ones(99, np.float32), "声", start=40)
 
 
+# ---------------------------------------------------------------- 量化的位数
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    rng = np.random.default_rng(5)
+    sizes = {"W": (20, 256), "R": (20, 5), "bias": (20,), "head": (257, 5), "headBias": (257,)}
+    network = {name: rng.normal(0, 0.4, size) for name, size in sizes.items()}
+    network["W"] *= rng.uniform(0.05, 1, (20, 1))  # 各行大小不同，逐行才有好处
+    clean = 0.3 * np.sin(np.arange(5000) * 0.05) * np.linspace(0, 1, 5000)
+    data, given = interactive.quantizer_parts(network, clean + 0.05 * rng.standard_normal(5000), clean)
+    return network, given, interactive.quantizer_html("量", data, "一段<声音>")
+
+
+def test_mu_law_decodes_to_the_page_wave():
+    wave = np.r_[0, -1, 1, 0.5, -0.001, np.linspace(-0.7, 0.7, 500)]
+    coded, decoded = interactive.mu_law(wave)
+    assert np.abs(decoded - wave).max() < 0.025 and decoded[0] == 0
+    loud = np.abs(wave) > 0.01
+    assert np.abs(decoded[loud] / wave[loud] - 1).max() < 0.03 and coded["peak"] == 1
+    assert not interactive.mu_law(np.zeros(5))[1].any()
+
+
+def test_quantizer_page_runs_the_printed_network(quantizer, open_live):
+    """网页的 STFT、掩蔽、声音与分数，都等于 Python 算的；网络用的是章节里印出来的那一份。"""
+    from test_chapter_code import definitions
+
+    from lstm_lib.enhance import audio, irm
+    from lstm_lib.enhance.scores import si_sdr
+
+    network, given, html = quantizer
+    check_markup(html)
+    chapter, page = definitions("int8"), open_live(html)
+    for name in ("W", "R", "head"):
+        np.testing.assert_allclose(given[name], network[name], rtol=5e-4, atol=1e-7)
+    magnitude = np.abs(audio.stft(given["noisy"].astype(float)))
+    read = "Array.from(document.getElementById('量').figure.{})"
+    np.testing.assert_allclose(page.evaluate(read.format("stft()")), magnitude.ravel(), atol=1e-9)
+    np.testing.assert_allclose(page.evaluate(read.format("clean")), given["clean"], atol=1e-7)
+    full = irm.apply_mask(chapter.run(given, magnitude[:, 1:]), given["noisy"])
+    for weight_bits, input_bits, per_row in [
+        (None, None, True),
+        (8, 8, True),
+        (4, 8, False),
+        (2, 3, True),
+        (6, None, False),
+    ]:
+        settings = f"{weight_bits or 0}, {input_bits or 0}, {str(per_row).lower()}"
+        ours = chapter.run(given, magnitude[:, 1:], weight_bits, input_bits, per_row)
+        np.testing.assert_allclose(page.evaluate(read.format(f"mask({settings})")), ours.ravel(), atol=1e-6)
+        found = page.evaluate(
+            "(r => ({wave: Array.from(r.wave), below: r.below, siSdr: r.siSdr}))"
+            f"(document.getElementById('量').figure.compare({settings}))"
+        )
+        wave = irm.apply_mask(ours, given["noisy"])
+        np.testing.assert_allclose(found["wave"], wave, atol=1e-5)
+        assert found["siSdr"] == pytest.approx(si_sdr(given["clean"], wave), abs=1e-2)
+        if weight_bits:
+            below = 10 * np.log10(np.sum(full**2) / np.sum((wave - full) ** 2))
+            assert found["below"] == pytest.approx(below, abs=0.05)
+
+
+def test_quantizer_page_by_keyboard(quantizer, open_live):
+    _, _, html = quantizer
+    page = open_live(html)
+    page.get_by_label("权重", exact=True).focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelectorAll('.chart polyline')[1].points.length === 7")
+    rows = page.locator("dd").all_inner_texts()
+    page.get_by_role("radio", name="每行一个").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"document.querySelector('dd').innerText !== '{rows[0]}'")
+    found = page.evaluate("document.getElementById('量').figure.compare(2, 8, false)")
+    shown = page.locator("dd").all_inner_texts()
+    assert shown[0] == f"{found['gap']:.4f}" and float(shown[0]) > float(rows[0])
+    assert shown[3] == f"{(20 * 261 * 2 / 8 + 8) / 1000:.1f} kB"
+    page.get_by_label("权重", exact=True).focus()
+    page.keyboard.press("End")
+    page.get_by_label("输入 x 与 h").focus()
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelectorAll('dd')[1].innerText === '没有差'")
+    lengths = page.evaluate(
+        "Promise.all([...document.querySelectorAll('audio')].map(a => new Promise(done => {"
+        " a.onloadedmetadata = () => done(a.duration); a.preload = 'auto'; a.load(); })))"
+    )
+    assert lengths == pytest.approx([5000 / 16000] * 3, abs=1e-3)
+
+
+def test_quantizer_refuses_other_shapes(quantizer):
+    network, given, _ = quantizer
+    with pytest.raises(ValueError, match=r"W 的形状是 \(20, 200\)，应为 \(20, 256\)"):
+        interactive.quantizer_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
+
+
 # ---------------------------------------------------------------- 章节
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "label_lines",
     "lstm_steps",
     "parity_ladder",
+    "quantizer",
     "roofline",
     "show",
     "spectrogram",
@@ -53,7 +54,7 @@ __all__ = [
 _HOMES = {
     "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
     "comparison": ("bars", "parity_ladder", "roofline"),
-    "interactive": ("gate_explorer", "lstm_steps"),
+    "interactive": ("gate_explorer", "lstm_steps", "quantizer"),
     "style": ("show", "style_context", "use_style"),
 }
 

@@ -133,3 +133,55 @@ def lstm_steps(lstm, x, units: dict[str, int], wave, title: str, start: int = 0)
         raise ValueError(f"start 应在 0 到 {len(x) - 1} 之间（这段声音有 {len(x)} 帧），得到 {start}。")
     emit(lambda identifier: lstm_steps_html(identifier, numbers, units, wave, title, start), "lstm-steps")
     return numbers
+
+
+# ---------------------------------------------------------------- 带声音的图
+
+
+def mu_law(wave) -> tuple[dict, np.ndarray]:
+    """波形 (N,) → 嵌进网页的 8 位 μ 律编码，与网页解出来的波形（float32）。"""
+    wave = np.asarray(wave, float)
+    peak = float(np.abs(wave).max()) or 1.0
+    code = np.rint(127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256))
+    decoded = peak * np.sign(code) * (256 ** (np.abs(code) / 127) - 1) / 255
+    return packed(code + 128, "u1") | {"peak": peak}, decoded.astype(np.float32)
+
+
+def colours() -> dict[str, str]:
+    """全书的色图，(级数, 3) 的 8 位 RGB。"""
+    from lstm_lib.book.figures.charts import LEVELS, colormap
+
+    return packed(np.rint(255 * colormap()(np.arange(LEVELS))[:, :3]), "u1")
+
+
+def quantizer_parts(network: dict[str, np.ndarray], noisy, clean) -> tuple[dict, dict]:
+    """量化那张图要嵌进网页的数，与网页解出来的同一份数；参数见 :func:`quantizer`。"""
+    kinds = {"W": "f2", "R": "f2", "bias": "f4", "head": "f2", "headBias": "f4"}
+    hidden, shapes = np.shape(network["R"])[1], {name: np.shape(network[name]) for name in kinds}
+    wanted = {"W": (4 * hidden, 256), "R": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    wanted |= {"head": (257, hidden), "headBias": (257,)}
+    wrong = [name for name in kinds if shapes[name] != wanted[name]]
+    if wrong:
+        raise ValueError(f"{wrong[0]} 的形状是 {shapes[wrong[0]]}，应为 {wanted[wrong[0]]}。")
+    data = {name: packed(network[name], kind) for name, kind in kinds.items()}
+    given = {name: network[name].astype(kind).astype(float) for name, kind in kinds.items()}
+    for name, wave in (("noisy", noisy), ("clean", clean)):
+        data[name], given[name] = mu_law(wave)
+    return data | {"hidden": hidden, "colors": colours()}, given
+
+
+def quantizer_html(identifier: str, data: dict, title: str) -> str:
+    """拨量化位数的图；``data`` 来自 :func:`quantizer_parts`。"""
+    return live_html("quantizer", identifier, "量化的位数", data | {"title": title}, ("sound.js",))
+
+
+def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[str, np.ndarray]:
+    """显示拨量化位数的图：网页里跑整个网络，看掩蔽、听声音；返回网页用的那一份数。
+
+    ``network``：``W`` (4H, 256)、``R`` (4H, H)、``bias`` (4H,)、``head`` (257, H)、``headBias`` (257,)，门按
+    i f g o 排；网页里存成半精度，H 在 24 上下才放得下。``noisy``、``clean``：同样长的波形，两秒上下，
+    网页里存成 8 位 μ 律。
+    """
+    data, given = quantizer_parts(network, noisy, clean)
+    emit(lambda identifier: quantizer_html(identifier, data, title), "quantizer")
+    return given
