@@ -584,6 +584,47 @@ def test_quantizer_refuses_other_shapes(quantizer):
         interactive.quantizer_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
 
 
+# ---------------------------------------------------------------- 拨屋顶线
+
+
+def test_roofline_page_equals_the_printed_formula(open_live):
+    """网页的 roof 与章节里印出来的相同；拨到的数照它显示。"""
+    from test_chapter_code import definitions
+
+    html = interactive.roofline_explorer_html("顶")
+    check_markup(html, 20_000)
+    page, printed = open_live(html), definitions("c_kernel").roof
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        sizes = {name: int(rng.integers(1, 600)) for name in ("inputs", "hidden", "frames", "streams")}
+        sizes["width"] = int(rng.choice([1, 2, 4]))
+        machine = {name: float(rng.uniform(0.2, 300)) for name in ("near", "far", "peak", "cache")}
+        machine["cache"] /= 100
+        found = page.evaluate("s => document.getElementById('顶').figure.roof(s)", sizes | machine)
+        weights = 4 * sizes["hidden"] * (sizes["inputs"] + sizes["hidden"]) * sizes["width"]
+        fits = weights <= machine["cache"] * 1e6
+        wanted = printed(bandwidth=machine["near" if fits else "far"], peak=machine["peak"], **sizes)
+        assert (found["intensity"], found["time"]) == pytest.approx(wanted, rel=1e-12)
+        assert found["weights"] == weights and found["fits"] == fits
+        limited = wanted[0] * machine["near" if fits else "far"] < machine["peak"]
+        assert found["bound"] == ("算力" if not limited else "缓存的带宽" if fits else "内存的带宽")
+
+
+def test_roofline_page_by_keyboard(open_live):
+    page = open_live(interactive.roofline_explorer_html("顶"))
+    assert page.locator("dd").all_inner_texts()[-1] == "内存的带宽"
+    page.get_by_label("几路一起").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert page.get_by_label("几路一起").get_attribute("aria-valuetext") == "32 路"
+    shown = page.locator("dd").all_inner_texts()
+    assert shown[-2:] == ["10.5 μs", "算力"]
+    page.get_by_label("float32").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert "装得进缓存" in page.locator("dd").first.inner_text()
+
+
 # ---------------------------------------------------------------- 章节
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "parity_ladder",
     "quantizer",
     "roofline",
+    "roofline_explorer",
     "show",
     "spectrogram",
     "style_context",
@@ -54,7 +55,7 @@ __all__ = [
 _HOMES = {
     "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
     "comparison": ("bars", "parity_ladder", "roofline"),
-    "interactive": ("gate_explorer", "lstm_steps", "quantizer"),
+    "interactive": ("gate_explorer", "lstm_steps", "quantizer", "roofline_explorer"),
     "style": ("show", "style_context", "use_style"),
 }
 

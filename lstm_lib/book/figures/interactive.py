@@ -185,3 +185,16 @@ def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[
     data, given = quantizer_parts(network, noisy, clean)
     emit(lambda identifier: quantizer_html(identifier, data, title), "quantizer")
     return given
+
+
+# ---------------------------------------------------------------- 屋顶线
+
+
+def roofline_explorer_html(identifier: str) -> str:
+    """拨尺寸与机器的屋顶线。"""
+    return live_html("roofline_explorer", identifier, "屋顶线：拨网络的尺寸与机器的上限", {})
+
+
+def roofline_explorer() -> None:
+    """显示拨屋顶线的图：网络多大、几帧几路一起算、机器多快，看先到头的是带宽还是算力。"""
+    emit(roofline_explorer_html, "roofline-explorer")
