@@ -584,6 +584,65 @@ def test_quantizer_refuses_other_shapes(quantizer):
         interactive.quantizer_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
 
 
+# ---------------------------------------------------------------- 信噪比与理想掩蔽
+
+
+@pytest.fixture(scope="module")
+def masks():
+    rng = np.random.default_rng(7)
+    clean = 0.4 * np.sin(np.arange(6000) * 0.09) * (np.arange(6000) % 2000 > 700)
+    data, given = interactive.mask_explorer_parts(clean, 0.1 * rng.standard_normal(6000), 0.269, 0.731)
+    return given, interactive.mask_explorer_html("蔽", data, "一段<声音>")
+
+
+def test_mask_page_equals_the_library(masks, open_live):
+    from lstm_lib.enhance import audio, irm
+    from lstm_lib.enhance.scores import si_sdr
+
+    given, html = masks
+    check_markup(html)
+    page, (clean, noise) = open_live(html), (given[k].astype(float) for k in ("clean", "noise"))
+    for snr, beta, bounds in [
+        (0, 0.5, (0, 1)),
+        (-10, 2, (0.269, 0.731)),
+        (20, 1, (0, 1)),
+        (7, 0.25, (0.1, 0.5)),
+    ]:
+        noisy = clean + noise * np.sqrt(np.sum(clean**2) / np.sum(noise**2) / 10 ** (snr / 10))
+        ideal = irm.ideal_ratio_mask(audio.stft(clean), audio.stft(noisy - clean), beta)
+        ideal = np.clip(ideal, *bounds)
+        found = page.evaluate(
+            """([snr, beta, low, high]) => {
+                 const found = document.getElementById("蔽").figure.enhance(snr, beta, low, high);
+                 return {...found, mask: Array.from(found.mask), wave: Array.from(found.wave)}; }""",
+            [snr, beta, *bounds],
+        )
+        wave = irm.apply_mask(ideal, noisy)
+        np.testing.assert_allclose(found["mask"], ideal.ravel(), atol=1e-5)
+        np.testing.assert_allclose(found["wave"], wave, atol=1e-5)
+        assert found["before"] == pytest.approx(si_sdr(clean, noisy), abs=1e-2)
+        assert found["after"] == pytest.approx(si_sdr(clean, wave), abs=1e-2)
+
+
+def test_mask_page_by_keyboard(masks, open_live):
+    page = open_live(masks[1])
+    shown = page.locator("dd").all_inner_texts()
+    page.get_by_label("0 到 1", exact=True).focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(f"document.querySelectorAll('dd')[3].innerText !== '{shown[3]}'")
+    assert page.locator("dd").all_inner_texts()[3] == "0.731，0.269"
+    page.get_by_role("slider", name="信噪比").focus()
+    page.keyboard.press("End")
+    page.wait_for_function(f"document.querySelector('dd').innerText !== '{shown[0]}'")
+    assert float(page.locator("dd").first.inner_text().removesuffix(" dB")) == pytest.approx(20, abs=0.5)
+
+
+def test_mask_explorer_refuses_silence_and_other_lengths():
+    for clean, noise in ((np.ones(9), np.ones(8)), (np.zeros(9), np.ones(9)), (np.ones(9), np.zeros(9))):
+        with pytest.raises(ValueError, match="一样长"):
+            interactive.mask_explorer_parts(clean, noise, 0.2, 0.8)
+
+
 # ---------------------------------------------------------------- 拨屋顶线
 
 

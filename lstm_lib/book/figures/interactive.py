@@ -1,6 +1,6 @@
 """可以拨动的图：一段自带脚本的 HTML，不需要服务器，网页与笔记本里都能用。
 
-每张图是 ``assets/`` 里的一份脚本与一份样式；共用的部分在 ``live.js`` 与 ``live.css``。
+每张图是 ``assets/`` 里的一份脚本，多半还有一份样式；共用的部分在 ``live.js`` 与 ``live.css``。
 脚本里有 ``root``（这张图的元素）、``base``（共用的函数）与 ``data``（笔记本算好的数）。
 """
 
@@ -49,14 +49,16 @@ def packed(values, kind: str) -> dict[str, str]:
 def live_html(name: str, identifier: str, label: str, data: dict, shared: tuple[str, ...] = ()) -> str:
     """一张可以拨动的图。
 
-    ``name``：``assets/`` 里 ``name.js`` 与 ``name.css`` 的名字；``label``：读屏软件念的名字；
+    ``name``：``assets/`` 里 ``name.js`` 与 ``name.css``（可以没有）的名字；``label``：读屏软件念的名字；
     ``shared``：另外要用的脚本，每份是一个以 ``base`` 为参数的函数，往里添东西。
     """
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    own = files("lstm_lib.book.figures").joinpath("assets", f"{name}.css")
+    style = asset("live.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
     extra = "".join(f"({asset(item)})(base);\n" for item in shared)
     return f"""<section id="{identifier}" class="lstm-live {name.replace("_", "-")}" \
 aria-label="{html.escape(label)}" style="{svg_variables()}">
-<style>{asset("live.css")}{asset(f"{name}.css")}</style>
+<style>{style}</style>
 <noscript>这幅可以拨动的图要靠脚本，请在浏览器里允许 JavaScript。</noscript>
 <script>
 (function start(tries) {{
@@ -184,6 +186,33 @@ def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[
     """
     data, given = quantizer_parts(network, noisy, clean)
     emit(lambda identifier: quantizer_html(identifier, data, title), "quantizer")
+    return given
+
+
+def mask_explorer_parts(clean, noise, low: float, high: float) -> tuple[dict, dict]:
+    """掩蔽那张图要嵌进网页的数，与网页解出来的两段波形；参数见 :func:`mask_explorer`。"""
+    if np.shape(clean) != np.shape(noise) or not np.any(clean) or not np.any(noise):
+        raise ValueError(
+            f"clean 与 noise 应当一样长、都不是全零，得到的形状是 {np.shape(clean)} 与 {np.shape(noise)}。"
+        )
+    data, given = {"low": low, "high": high, "colors": colours()}, {}
+    for name, wave in (("clean", clean), ("noise", noise)):
+        data[name], given[name] = mu_law(wave)
+    return data, given
+
+
+def mask_explorer_html(identifier: str, data: dict, title: str) -> str:
+    """拨信噪比与掩蔽的图；``data`` 来自 :func:`mask_explorer_parts`。"""
+    return live_html("mask_explorer", identifier, "信噪比与理想掩蔽", data | {"title": title}, ("sound.js",))
+
+
+def mask_explorer(clean, noise, title: str, low: float, high: float) -> dict[str, np.ndarray]:
+    """显示拨信噪比与 β 的图：看理想掩蔽、听结果，还能把掩蔽困在 (low, high)；返回网页用的两段波形。
+
+    ``clean``、``noise``：同样长的波形，两秒上下，网页里存成 8 位 μ 律；信噪比由网页自己调。
+    """
+    data, given = mask_explorer_parts(clean, noise, low, high)
+    emit(lambda identifier: mask_explorer_html(identifier, data, title), "mask-explorer")
     return given
 
 
