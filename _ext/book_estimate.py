@@ -83,14 +83,13 @@ def measure() -> dict:
     """缺什么、这台机器多快：一步训练几秒，一段固定的 Python 与 NumPy 几秒。"""
     from lstm_lib import corpus
     from lstm_lib.enhance import trained
-    from lstm_lib.enhance.recipe import RECIPES
 
-    missing = [name for name in RECIPES if not trained.cached_path(name).exists()]
+    missing = [name for name in trained.RECIPES if not trained.cached_path(name).exists()]
     return {
         "probe": probe(),
         "corpus": not corpus.cached_folder()[1],
         "networks": len(missing),
-        "steps": sum(RECIPES[name].steps for name in missing),
+        "steps": sum(trained.RECIPES[name].steps for name in missing),
         "step": training_step() if missing else 0.0,
     }
 

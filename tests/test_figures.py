@@ -1,6 +1,7 @@
 """插图：磁盘上的文件与重新画的逐字节相同；字不缺、不重叠、不出界；SVG 合法，标识不冲突，颜色跟着主题走。"""
 
 import base64
+import gzip
 import io
 import itertools
 import json
@@ -14,10 +15,12 @@ from importlib.resources import files
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+import torch
 from fontTools.ttLib import TTFont
 from matplotlib.text import Text
 from PIL import Image
 
+from lstm_lib import LSTM
 from lstm_lib.book import figures
 from lstm_lib.book.figures import (
     catalogue,
@@ -30,7 +33,7 @@ from lstm_lib.book.figures import (
     style,
     svg,
 )
-from lstm_lib.lstm import layouts
+from lstm_lib.lstm import layouts, sigmoid
 
 NAMES = list(catalogue.DRAWINGS)
 
@@ -384,6 +387,301 @@ def test_explorer_computes_the_lstm_step(browser, tmp_path):
     assert h == pytest.approx(value["o"] * np.tanh(c))
     assert renewed == -1 and "−1.00" in said
     assert untouched and wide <= 390 and not errors
+
+
+# ---------------------------------------------------------------- 沿着声音拨时刻
+
+
+@pytest.fixture
+def open_live(browser, tmp_path):
+    """``open_live(HTML, 宽)``：在真的浏览器里从 file:// 打开，不许有脚本错误、出站请求与横向溢出。"""
+    pages, problems = [], []
+
+    def open_page(content, width=390):
+        path = tmp_path / f"page{len(pages)}.html"
+        path.write_text(f"<!doctype html><meta charset=utf-8><body>{content}", encoding="utf-8")
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        page.on(
+            "request",
+            lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else problems.append(r.url),
+        )
+        page.goto(path.as_uri())
+        return page
+
+    yield open_page
+    wide = [page.evaluate("document.documentElement.scrollWidth - innerWidth") for page in pages]
+    for page in pages:
+        page.close()
+    assert not problems and max(wide, default=0) <= 0
+
+
+def check_markup(html, limit=150_000):
+    assert "noscript" in html and "aria-label" in html and "$" not in html, "美元号会被网页当成公式"
+    assert not re.search(r"(src|href)=|https?:", html), "不应引用任何外部资源"
+    assert len(gzip.compress(html.encode(), 6)) < limit
+
+
+@pytest.fixture(scope="module")
+def steps():
+    rng = np.random.default_rng(3)
+    lstm = LSTM.from_torch(torch.nn.LSTM(6, 9))
+    x = 3 * rng.standard_normal((40, 6)).astype(np.float32)
+    units = {"头": 0, "尾 <&>": 8, "中": 4}
+    wave = rng.standard_normal(39 * 256).astype(np.float32)
+    html = interactive.lstm_steps_html(
+        "拨", interactive.lstm_steps_data(lstm, x, units), units, wave, "一段<声音>", 5
+    )
+    return lstm, x, units, html
+
+
+def test_steps_page_computes_what_the_network_does(steps, open_live):
+    lstm, x, units, html = steps
+    check_markup(html)
+    _, _, [record] = lstm(x, return_gates=True)
+    page = open_live(html)
+    got = page.evaluate("[0, 1, 2].map(k => document.getElementById('拨').figure.run(k))")
+    hidden = record.o * np.tanh(record.c)
+    for values, unit in zip(got, units.values(), strict=True):
+        for letter in "ifgoc":
+            np.testing.assert_allclose(values[letter], getattr(record, letter)[:, unit], atol=2e-5)
+        np.testing.assert_allclose(values["h"], hidden[:, unit], atol=2e-5)
+
+
+def test_steps_page_by_keyboard(steps, open_live):
+    """选单元、拨时刻都用键盘；显示的算式照着页上的数能验算。"""
+    lstm, x, units, html = steps
+    _, _, [record] = lstm(x, return_gates=True)
+    page = open_live(html)
+    page.get_by_label("0 号：头").focus()
+    page.keyboard.press("ArrowDown")
+    slider = page.get_by_label("时刻（帧）")
+    slider.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    t, unit = len(x) - 2, units["尾 <&>"]
+    assert slider.get_attribute("aria-valuetext") == f"{t * 0.016:.2f} 秒"
+    shown = [
+        text.replace("−", "-").replace("- ", "-").replace("+ ", "+").replace(" ", "")
+        for text in page.locator(".equations > div").all_inner_texts()
+    ]
+    for text, letter in zip(shown[:4], "ifgo", strict=True):
+        terms, total, value = re.fullmatch(
+            r".+?=.+?\((.+?)\)=.+?\((.+?)\)=(.+)", re.sub(r"\s", "", text)
+        ).groups()
+        assert sum(map(float, re.findall(r"[-+]?[\d.]+", terms))) == pytest.approx(float(total), abs=2e-4)
+        squash = np.tanh if letter == "g" else sigmoid
+        assert squash(float(total)) == pytest.approx(float(value), abs=2e-4)
+        assert float(value) == pytest.approx(getattr(record, letter)[t, unit], abs=1e-4)
+    assert float(shown[4].split("=")[-1]) == pytest.approx(record.c[t, unit], abs=1e-4)
+    assert "尾 <&>" in page.locator("fieldset").inner_text()
+
+
+def test_steps_refuses_units_and_frames_that_are_not_there(steps):
+    lstm, x, _, _ = steps
+    for unit in (9, -1):
+        with pytest.raises(ValueError, match=f"没有第 {unit} 号单元"):
+            interactive.lstm_steps_data(lstm, x, {"哪个": unit})
+    with pytest.raises(ValueError, match="units 是空的"):
+        interactive.lstm_steps_data(lstm, x, {})
+    with pytest.raises(ValueError, match="start"):
+        interactive.lstm_steps(lstm, x, {"头": 0}, np.ones(99, np.float32), "声", start=40)
+
+
+# ---------------------------------------------------------------- 量化的位数
+
+
+@pytest.fixture(scope="module")
+def quantizer():
+    rng = np.random.default_rng(5)
+    sizes = {"W": (20, 256), "R": (20, 5), "bias": (20,), "head": (257, 5), "headBias": (257,)}
+    network = {name: rng.normal(0, 0.4, size) for name, size in sizes.items()}
+    network["W"] *= rng.uniform(0.05, 1, (20, 1))  # 各行大小不同，逐行才有好处
+    clean = 0.3 * np.sin(np.arange(5000) * 0.05) * np.linspace(0, 1, 5000)
+    data, given = interactive.quantizer_parts(network, clean + 0.05 * rng.standard_normal(5000), clean)
+    return network, given, interactive.quantizer_html("量", data, "一段<声音>")
+
+
+def test_mu_law_decodes_to_the_page_wave():
+    wave = np.r_[0, -1, 1, 0.5, -0.001, np.linspace(-0.7, 0.7, 500)]
+    coded, decoded = interactive.mu_law(wave)
+    assert np.abs(decoded - wave).max() < 0.025 and decoded[0] == 0
+    loud = np.abs(wave) > 0.01
+    assert np.abs(decoded[loud] / wave[loud] - 1).max() < 0.03 and coded["peak"] == 1
+    assert not interactive.mu_law(np.zeros(5))[1].any()
+
+
+def test_quantizer_page_runs_the_printed_network(quantizer, open_live):
+    """网页的 STFT、掩蔽、声音与分数，都等于 Python 算的；网络用的是章节里印出来的那一份。"""
+    from test_chapter_code import definitions
+
+    from lstm_lib.enhance import audio, irm
+    from lstm_lib.enhance.scores import si_sdr
+
+    network, given, html = quantizer
+    check_markup(html)
+    chapter, page = definitions("int8"), open_live(html)
+    for name in ("W", "R", "head"):
+        np.testing.assert_allclose(given[name], network[name], rtol=5e-4, atol=1e-7)
+    magnitude = np.abs(audio.stft(given["noisy"].astype(float)))
+    read = "Array.from(document.getElementById('量').figure.{})"
+    np.testing.assert_allclose(page.evaluate(read.format("stft()")), magnitude.ravel(), atol=1e-9)
+    np.testing.assert_allclose(page.evaluate(read.format("clean")), given["clean"], atol=1e-7)
+    full = irm.apply_mask(chapter.run(given, magnitude[:, 1:]), given["noisy"])
+    for weight_bits, input_bits, per_row in [
+        (None, None, True),
+        (8, 8, True),
+        (4, 8, False),
+        (2, 3, True),
+        (6, None, False),
+    ]:
+        settings = f"{weight_bits or 0}, {input_bits or 0}, {str(per_row).lower()}"
+        ours = chapter.run(given, magnitude[:, 1:], weight_bits, input_bits, per_row)
+        np.testing.assert_allclose(page.evaluate(read.format(f"mask({settings})")), ours.ravel(), atol=1e-6)
+        found = page.evaluate(
+            "(r => ({wave: Array.from(r.wave), below: r.below, siSdr: r.siSdr}))"
+            f"(document.getElementById('量').figure.compare({settings}))"
+        )
+        wave = irm.apply_mask(ours, given["noisy"])
+        np.testing.assert_allclose(found["wave"], wave, atol=1e-5)
+        assert found["siSdr"] == pytest.approx(si_sdr(given["clean"], wave), abs=1e-2)
+        if weight_bits:
+            below = 10 * np.log10(np.sum(full**2) / np.sum((wave - full) ** 2))
+            assert found["below"] == pytest.approx(below, abs=0.05)
+
+
+def test_quantizer_page_by_keyboard(quantizer, open_live):
+    _, _, html = quantizer
+    page = open_live(html)
+    page.get_by_label("权重", exact=True).focus()
+    page.keyboard.press("Home")
+    page.wait_for_function("document.querySelectorAll('.chart polyline')[1].points.length === 7")
+    rows = page.locator("dd").all_inner_texts()
+    page.get_by_role("radio", name="每行一个").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function(f"document.querySelector('dd').innerText !== '{rows[0]}'")
+    found = page.evaluate("document.getElementById('量').figure.compare(2, 8, false)")
+    shown = page.locator("dd").all_inner_texts()
+    assert shown[0] == f"{found['gap']:.4f}" and float(shown[0]) > float(rows[0])
+    assert shown[3] == f"{(20 * 261 * 2 / 8 + 8) / 1000:.1f} kB"
+    page.get_by_label("权重", exact=True).focus()
+    page.keyboard.press("End")
+    page.get_by_label("输入 x 与 h").focus()
+    page.keyboard.press("End")
+    page.wait_for_function("document.querySelectorAll('dd')[1].innerText === '没有差'")
+    lengths = page.evaluate(
+        "Promise.all([...document.querySelectorAll('audio')].map(a => new Promise(done => {"
+        " a.onloadedmetadata = () => done(a.duration); a.preload = 'auto'; a.load(); })))"
+    )
+    assert lengths == pytest.approx([5000 / 16000] * 3, abs=1e-3)
+
+
+def test_quantizer_refuses_other_shapes(quantizer):
+    network, given, _ = quantizer
+    with pytest.raises(ValueError, match=r"W 的形状是 \(20, 200\)，应为 \(20, 256\)"):
+        interactive.quantizer_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
+
+
+# ---------------------------------------------------------------- 信噪比与理想掩蔽
+
+
+@pytest.fixture(scope="module")
+def masks():
+    rng = np.random.default_rng(7)
+    clean = 0.4 * np.sin(np.arange(6000) * 0.09) * (np.arange(6000) % 2000 > 700)
+    data, given = interactive.mask_explorer_parts(clean, 0.1 * rng.standard_normal(6000), 0.269, 0.731)
+    return given, interactive.mask_explorer_html("蔽", data, "一段<声音>")
+
+
+def test_mask_page_equals_the_library(masks, open_live):
+    from lstm_lib.enhance import audio, irm
+    from lstm_lib.enhance.scores import si_sdr
+
+    given, html = masks
+    check_markup(html)
+    page, (clean, noise) = open_live(html), (given[k].astype(float) for k in ("clean", "noise"))
+    for snr, beta, bounds in [
+        (0, 0.5, (0, 1)),
+        (-10, 2, (0.269, 0.731)),
+        (20, 1, (0, 1)),
+        (7, 0.25, (0.1, 0.5)),
+    ]:
+        noisy = clean + noise * np.sqrt(np.sum(clean**2) / np.sum(noise**2) / 10 ** (snr / 10))
+        ideal = irm.ideal_ratio_mask(audio.stft(clean), audio.stft(noisy - clean), beta)
+        ideal = np.clip(ideal, *bounds)
+        found = page.evaluate(
+            """([snr, beta, low, high]) => {
+                 const found = document.getElementById("蔽").figure.enhance(snr, beta, low, high);
+                 return {...found, mask: Array.from(found.mask), wave: Array.from(found.wave)}; }""",
+            [snr, beta, *bounds],
+        )
+        wave = irm.apply_mask(ideal, noisy)
+        np.testing.assert_allclose(found["mask"], ideal.ravel(), atol=1e-5)
+        np.testing.assert_allclose(found["wave"], wave, atol=1e-5)
+        assert found["before"] == pytest.approx(si_sdr(clean, noisy), abs=1e-2)
+        assert found["after"] == pytest.approx(si_sdr(clean, wave), abs=1e-2)
+
+
+def test_mask_page_by_keyboard(masks, open_live):
+    page = open_live(masks[1])
+    shown = page.locator("dd").all_inner_texts()
+    page.get_by_label("0 到 1", exact=True).focus()
+    page.keyboard.press("ArrowDown")
+    page.wait_for_function(f"document.querySelectorAll('dd')[3].innerText !== '{shown[3]}'")
+    assert page.locator("dd").all_inner_texts()[3] == "0.731，0.269"
+    page.get_by_role("slider", name="信噪比").focus()
+    page.keyboard.press("End")
+    page.wait_for_function(f"document.querySelector('dd').innerText !== '{shown[0]}'")
+    assert float(page.locator("dd").first.inner_text().removesuffix(" dB")) == pytest.approx(20, abs=0.5)
+
+
+def test_mask_explorer_refuses_silence_and_other_lengths():
+    for clean, noise in ((np.ones(9), np.ones(8)), (np.zeros(9), np.ones(9)), (np.ones(9), np.zeros(9))):
+        with pytest.raises(ValueError, match="一样长"):
+            interactive.mask_explorer_parts(clean, noise, 0.2, 0.8)
+
+
+# ---------------------------------------------------------------- 拨屋顶线
+
+
+def test_roofline_page_equals_the_printed_formula(open_live):
+    """网页的 roof 与章节里印出来的相同；拨到的数照它显示。"""
+    from test_chapter_code import definitions
+
+    html = interactive.roofline_explorer_html("顶")
+    check_markup(html, 20_000)
+    page, printed = open_live(html), definitions("c_kernel").roof
+    rng = np.random.default_rng(2)
+    for _ in range(30):
+        sizes = {name: int(rng.integers(1, 600)) for name in ("inputs", "hidden", "frames", "streams")}
+        sizes["width"] = int(rng.choice([1, 2, 4]))
+        machine = {name: float(rng.uniform(0.2, 300)) for name in ("near", "far", "peak", "cache")}
+        machine["cache"] /= 100
+        found = page.evaluate("s => document.getElementById('顶').figure.roof(s)", sizes | machine)
+        weights = 4 * sizes["hidden"] * (sizes["inputs"] + sizes["hidden"]) * sizes["width"]
+        fits = weights <= machine["cache"] * 1e6
+        wanted = printed(bandwidth=machine["near" if fits else "far"], peak=machine["peak"], **sizes)
+        assert (found["intensity"], found["time"]) == pytest.approx(wanted, rel=1e-12)
+        assert found["weights"] == weights and found["fits"] == fits
+        limited = wanted[0] * machine["near" if fits else "far"] < machine["peak"]
+        assert found["bound"] == ("算力" if not limited else "缓存的带宽" if fits else "内存的带宽")
+
+
+def test_roofline_page_by_keyboard(open_live):
+    page = open_live(interactive.roofline_explorer_html("顶"))
+    assert page.locator("dd").all_inner_texts()[-1] == "内存的带宽"
+    page.get_by_label("几路一起").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    assert page.get_by_label("几路一起").get_attribute("aria-valuetext") == "32 路"
+    shown = page.locator("dd").all_inner_texts()
+    assert shown[-2:] == ["10.5 μs", "算力"]
+    page.get_by_label("float32").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert "装得进缓存" in page.locator("dd").first.inner_text()
 
 
 # ---------------------------------------------------------------- 章节

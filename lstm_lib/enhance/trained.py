@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,26 +12,31 @@ from filelock import FileLock
 from lstm_lib import corpus
 from lstm_lib.book.progress import run_module
 from lstm_lib.enhance import irm, recipe
+from lstm_lib.enhance.config import REPAIRED
 from lstm_lib.files import cache_dir
 from lstm_lib.threads import waiting
 
+# 小网络放得进网页：只有 24 个隐藏单元，给“拨着看”的量化用；不写进 recipe.py，免得为它重新训练另外几个
+TINY = replace(recipe.SHORT, network=replace(REPAIRED, hidden_size=24), steps=500)
+RECIPES = recipe.RECIPES | {"tiny": TINY}
 TITLES = {
     "repaired": "训练网络",
     "document": "短训练：原样网络",
     "short": "短训练：修补网络",
     "narrow": "短训练：六种噪声",
+    "tiny": "短训练：小网络",
 }
 
 
 def key(name: str) -> str:
     """缓存键：配方、训练代码与语料的配方一起决定。"""
-    extra = f"{name} {recipe.RECIPES[name]} {corpus.corpus_key()} {torch.__version__}"
+    extra = f"{name} {RECIPES[name]} {corpus.corpus_key()} {torch.__version__}"
     return corpus.recipe_key("lstm_lib.enhance.recipe", "lstm_lib.enhance.loss", extra=extra)
 
 
 def train_builtin(name: str = "repaired", progress: bool = True) -> tuple[irm.IRMNetwork, dict]:
     """按名字在内置语料上训练。"""
-    return recipe.train(corpus.training_data(progress), recipe.RECIPES[name], progress, TITLES[name])
+    return recipe.train(corpus.training_data(progress), RECIPES[name], progress, TITLES[name])
 
 
 def trained_path(name: str = "repaired", progress: bool = True) -> Path:
@@ -40,12 +46,12 @@ def trained_path(name: str = "repaired", progress: bool = True) -> Path:
 
 def cached_path(name: str) -> Path:
     """缓存里的权重文件应当叫什么；不管它在不在。不认识的名字报 ``ValueError``。"""
-    if name not in recipe.RECIPES:
-        raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(recipe.RECIPES)}。")
+    if name not in RECIPES:
+        raise ValueError(f"没有叫 {name!r} 的网络；可选：{'、'.join(RECIPES)}。")
     return cache_dir() / f"irm-{name}-{key(name)}.safetensors"
 
 
-def prepare(names: Iterable[str] = tuple(recipe.RECIPES), progress: bool = True) -> list[Path]:
+def prepare(names: Iterable[str] = tuple(RECIPES), progress: bool = True) -> list[Path]:
     """一次训练好几个网络（缺省是全部），返回各自的权重文件；已有的不再训练，别的进程正在训练的就等它。
 
     训练在新进程里做：等待的方式要赶在 torch 载入之前定下。
@@ -66,7 +72,7 @@ def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwor
     """训练好的网络（推理模式）。
 
     ``"repaired"`` 是全书用的修补网络；另外三个是只为比较的短训练：``"document"`` 是原样网络，``"short"``
-    是修补网络，``"narrow"`` 是只用六种噪声训练的修补网络。别的名字报 ``ValueError``。
+    是修补网络，``"narrow"`` 是只用六种噪声训练的修补网络；``"tiny"`` 是放得进网页的小网络（24 个隐藏单元）。别的名字报 ``ValueError``。
     第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
     """
     return irm.load(trained_path(name, progress))

@@ -39,8 +39,12 @@ __all__ = [
     "gate_explorer",
     "heatmap",
     "label_lines",
+    "lstm_steps",
+    "mask_explorer",
     "parity_ladder",
+    "quantizer",
     "roofline",
+    "roofline_explorer",
     "show",
     "spectrogram",
     "style_context",
@@ -52,7 +56,7 @@ __all__ = [
 _HOMES = {
     "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
     "comparison": ("bars", "parity_ladder", "roofline"),
-    "interactive": ("gate_explorer",),
+    "interactive": ("gate_explorer", "lstm_steps", "mask_explorer", "quantizer", "roofline_explorer"),
     "style": ("show", "style_context", "use_style"),
 }
 
