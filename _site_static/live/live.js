@@ -66,6 +66,24 @@
     return bytes(window.lstmLiveData.float32);
   }
 
+  // 声音线程的脚本由一个网址载入，这里的网址是脚本自己：从磁盘打开的页面里 Chrome 只收 data:，别处 blob: 更省
+  async function addWorklet(context, source) {
+    const data = `data:text/javascript;charset=utf-8,${encodeURIComponent(source)}`;
+    if (location.protocol === "file:") {
+      try {
+        return await context.audioWorklet.addModule(data);
+      } catch {
+        // 再试 blob:
+      }
+    }
+    const blob = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    try {
+      await context.audioWorklet.addModule(blob);
+    } finally {
+      URL.revokeObjectURL(blob);
+    }
+  }
+
   // 在主线程上量一帧要多少毫秒：声音线程里没有细的钟。取几段的中位数。
   function measure(module, model, int8, frames = 60) {
     const engine = new LstmEngine(module);
@@ -303,12 +321,7 @@
           source = context.createMediaStreamSource(stream);
         }
       }
-      const address = URL.createObjectURL(new Blob([worklet], { type: "text/javascript" }));
-      try {
-        await context.audioWorklet.addModule(address);
-      } finally {
-        URL.revokeObjectURL(address);
-      }
+      await addWorklet(context, worklet);
       if (kind === "scene") source = await this.scene(context);
       if (kind === "file") source = await this.file(context);
       if (turn !== this.turn) return;
