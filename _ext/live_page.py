@@ -68,8 +68,29 @@ def scenes_script(scenes) -> str:
     return f"Object.assign((window.lstmLiveData ??= {{}}), {json.dumps({'scenes': found}, ensure_ascii=False)});\n"
 
 
+def stills(model: bytes, wave: np.ndarray) -> dict[str, bytes]:
+    """按「开始」之前（与打印出来）的三幅图：一段带噪声音的谱、掩蔽、掩蔽之后的谱，JPEG。"""
+    from lstm_lib.book import players
+    from lstm_lib.native.wasm import WasmEnhancer
+
+    chain = WasmEnhancer(model, group=1)
+    rows = []
+    for start in range(0, len(wave) // chain.hop * chain.hop, chain.hop):
+        chain.process(wave[start : start + chain.hop])
+        rows.append(chain.last())
+    spectrum, mask = (np.stack(part) for part in zip(*rows, strict=True))
+    mask = mask[:, -spectrum.shape[1] :]
+    before, after = (20 * np.log10(s + 1e-9) for s in (spectrum, spectrum * mask))
+    pictures = {
+        "before": before - before.max(),
+        "mask": (mask - 1) * players.RANGE_DB,
+        "after": after - before.max(),
+    }
+    return {name: players.spectrogram_jpeg(level) for name, level in pictures.items()}
+
+
 def write(folder: str | Path, modules, models, scenes) -> None:
-    """三个数据文件写进 ``folder``。``models``：``{"int8": 字节, "float32": 字节}``。"""
+    """三个数据文件与三幅图写进 ``folder``。``models``：``{"int8": 字节, "float32": 字节}``。"""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in {
@@ -78,6 +99,8 @@ def write(folder: str | Path, modules, models, scenes) -> None:
         "scenes.js": scenes_script(scenes),
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
+    for name, picture in stills(models["int8"], scenes[0].clean + scenes[0].noise).items():
+        (folder / f"{name}.jpg").write_bytes(picture)
 
 
 def copy(app, exception):

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT
-from site_server import serve
+from conftest import AXE, ROOT, need_axe
+from site_server import BROWSER_ARGS, serve
 from test_enhancer import encoded, make
 
 from lstm_lib.enhance.config import NetworkConfig
@@ -163,6 +163,26 @@ def state(page, wanted, timeout=30_000):
     return page.locator(".live-status").inner_text()
 
 
+def record(page, started=False):
+    """录十秒：带噪与增强两路。"""
+    if not started:
+        page.click(".live-record")
+    page.locator(".live-takes a").first.wait_for(timeout=60_000)
+    waves = page.evaluate(
+        "() => { const t = document.querySelector('.lstm-live').lstmLive.takes;"
+        " return [Array.from(t.noisy), Array.from(t.enhanced)]; }"
+    )
+    return [np.array(wave, np.float32) for wave in waves]
+
+
+def compare(noisy, enhanced, models):
+    """第 0 个样点在一个帧移的开头，从那里起用 Python 再算一遍；头两秒状态还不同。"""
+    chain = NativeEnhancer(models["int8"])
+    expected = chain.process(noisy[: len(noisy) // 256 * 256])[chain.latency - chain.hop :]
+    later = slice(2 * SAMPLE_RATE, len(expected))
+    np.testing.assert_allclose(enhanced[later], expected[later], rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("where", ["http", "file"])
 def test_a_file_comes_out_as_python_makes_it(visit, live_url, live_folder, models, tmp_path, where):
     """像读者那样选文件、按开始、录十秒；录下的增强一路等于 Python 的 int8。"""
@@ -178,12 +198,7 @@ def test_a_file_comes_out_as_python_makes_it(visit, live_url, live_folder, model
     page.click(".live-noisy")  # 中途换来换去，录的仍是整条增强的一路
     page.wait_for_timeout(1000)
     page.click(".live-enhanced")
-    page.locator(".live-takes a").first.wait_for(timeout=60_000)
-    noisy, enhanced = page.evaluate(
-        "() => { const t = document.querySelector('.lstm-live').lstmLive.takes;"
-        " return [Array.from(t.noisy), Array.from(t.enhanced)]; }"
-    )
-    noisy = np.array(noisy, np.float32)
+    noisy, enhanced = record(page, started=True)
     assert len(noisy) == 10 * SAMPLE_RATE
     # 录到的带噪一路就是那个文件一遍遍地放，一个样点也不缺
     period = len(wave)
@@ -191,11 +206,7 @@ def test_a_file_comes_out_as_python_makes_it(visit, live_url, live_folder, model
     scores = [np.abs(noisy[-2 * period :][:2000] - looped[k : k + 2000]).max() for k in range(period)]
     start = int(np.argmin(scores))
     np.testing.assert_allclose(noisy[-2 * period :], looped[start : start + 2 * period], rtol=0, atol=1e-4)
-    # 第 0 个样点在一个帧移的开头，从那里起用 Python 再算一遍；头两秒状态还不同
-    chain = NativeEnhancer(models["int8"])
-    expected = chain.process(noisy[: len(noisy) // 256 * 256])[chain.latency - chain.hop :]
-    later = slice(2 * SAMPLE_RATE, len(expected))
-    np.testing.assert_allclose(enhanced[later], expected[later], rtol=0, atol=1e-3)
+    compare(noisy, enhanced, models)
 
 
 def test_scenes_switch_without_stopping(visit, live_url):
@@ -259,3 +270,102 @@ def test_a_file_that_is_no_sound(visit, live_url, tmp_path):
 def test_nothing_heavy_is_loaded_before_the_reader_starts(visit, live_url):
     page = visit(live_url + "index.html")
     assert page.evaluate("() => [typeof lstmLiveData, typeof LstmEngine]") == ["undefined", "undefined"]
+
+
+def test_the_microphone_comes_out_as_python_makes_it(chromium, browser, live_url, models, tmp_path):
+    """假的麦克风放一个 wav：录下的两路之间就是 Python 的 int8，而且一个样点不缺。"""
+    soundfile.write(tmp_path / "mic.wav", speech(6), SAMPLE_RATE, subtype="PCM_16")
+    with_microphone = browser.browser_type.launch(
+        executable_path=chromium,
+        args=[
+            *BROWSER_ARGS,
+            "--use-fake-device-for-media-stream",
+            "--use-fake-ui-for-media-stream",
+            f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}",
+        ],
+    )
+    page = with_microphone.new_page()
+    page.goto(live_url + "index.html", wait_until="load")
+    page.select_option(".live-source", "mic")
+    page.click(START)
+    state(page, ["running"])
+    noisy, enhanced = record(page)
+    with_microphone.close()
+    assert np.sqrt(np.mean(noisy**2)) > 0.02, "麦克风没有声音"
+    compare(noisy, enhanced, models)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_and_can_be_read_aloud(visit, live_url, theme, width):
+    need_axe()
+    page = visit(live_url + "index.html", width=width)
+    page.evaluate("theme => (document.documentElement.dataset.theme = theme)", theme)
+    for started in (False, True):
+        if started:
+            page.click(START)
+            state(page, ["running"])
+            page.wait_for_timeout(700)
+        assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"), "横向溢出"
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+        found = page.evaluate(
+            "async () => (await axe.run('.lstm-live')).violations"
+            ".filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes[0].html])"
+        )
+        assert not found, found
+
+
+def test_the_keyboard_is_enough(visit, live_url):
+    page = visit(live_url + "index.html")
+    page.focus(START)
+    page.keyboard.press("Enter")
+    state(page, ["running"])
+    page.focus(".live-enhanced")
+    page.keyboard.press("ArrowUp")
+    assert page.locator(".live-noisy").is_checked()
+    page.focus(".live-snr")
+    before = page.locator(".live-snr-value").inner_text()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".live-snr-value").inner_text() != before
+    page.focus(START)
+    page.keyboard.press("Enter")
+    state(page, ["paused"])
+
+
+def test_a_page_in_the_background_keeps_sounding(visit, live_url):
+    page = visit(live_url + "index.html")
+    page.click(START)
+    state(page, ["running"])
+    hide = """hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});
+      document.dispatchEvent(new Event('visibilitychange')); }"""
+    page.evaluate(hide, True)
+    assert "后台" in state(page, ["hidden"])
+    assert page.evaluate("() => document.querySelector('.lstm-live').lstmLive.context.state") == "running"
+    page.evaluate(hide, False)
+    state(page, ["running"])
+
+
+def test_a_slow_device_is_told_so(visit, live_url):
+    slow = "const real = performance.now.bind(performance); performance.now = () => 1000 * real();"
+    page = visit(live_url + "index.html", slow)
+    page.click(START)
+    assert "断续" in state(page, ["slow"])
+
+
+def test_a_book_built_without_ziglang_says_what_is_missing(visit, live_folder, tmp_path):
+    shutil.copytree(live_folder, tmp_path / "site")
+    missing = 'window.lstmLiveData = {"missing": "建书时没有做出这一节要用的模块：没有 ziglang"};'
+    (tmp_path / "site" / "live" / "engine.js").write_text(missing, encoding="utf-8")
+    page = visit((tmp_path / "site" / "index.html").as_uri())
+    page.click(START)
+    assert "ziglang" in state(page, ["data"])
+
+
+def test_the_parts_are_light(live_folder):
+    """按「开始」之前不到 40 KB；int8 的模型不到 0.7 MB。"""
+    folder = live_folder / "live"
+    first = [folder / name for name in ("live.js", "live.css", "before.jpg", "mask.jpg", "after.jpg")]
+    assert sum(path.stat().st_size for path in first) < 80_000
+    import gzip
+
+    assert len(gzip.compress((folder / "engine.js").read_bytes())) < 900_000

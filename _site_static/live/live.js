@@ -201,10 +201,11 @@
       </fieldset>
     </div>
     <p class="live-status" role="status"></p>
+    <p class="live-hint">下面是一段带噪语音的例子；开始之后换成正在放的声音。</p>
     <div class="live-pictures">
-      <figure><figcaption>增强前</figcaption><canvas class="live-before" role="img" aria-label="增强前的语谱图：横轴是最近十秒，纵轴 0 到 8 kHz"></canvas></figure>
-      <figure><figcaption>掩蔽</figcaption><canvas class="live-mask" role="img" aria-label="掩蔽：越亮越接近 1"></canvas></figure>
-      <figure><figcaption>增强后</figcaption><canvas class="live-after" role="img" aria-label="增强后的语谱图"></canvas></figure>
+      <figure><figcaption>增强前</figcaption><img class="live-still" alt="" src="ROOT/before.jpg"><canvas hidden class="live-before" role="img" aria-label="增强前的语谱图：横轴是最近十秒，纵轴 0 到 8 kHz"></canvas></figure>
+      <figure><figcaption>掩蔽</figcaption><img class="live-still" alt="" src="ROOT/mask.jpg"><canvas hidden class="live-mask" role="img" aria-label="掩蔽：越亮越接近 1"></canvas></figure>
+      <figure><figcaption>增强后</figcaption><img class="live-still" alt="" src="ROOT/after.jpg"><canvas hidden class="live-after" role="img" aria-label="增强后的语谱图"></canvas></figure>
     </div>
     <dl class="live-numbers">
       <div><dt>每帧用时</dt><dd class="live-time">—</dd></div>
@@ -219,7 +220,7 @@
     constructor(box) {
       this.box = box;
       this.root = box.dataset.root;
-      box.innerHTML = TEMPLATE;
+      box.innerHTML = TEMPLATE.replaceAll("ROOT", this.root);
       this.$ = (name) => box.querySelector(`.live-${name}`);
       const group = `lstm-live-${document.querySelectorAll(".lstm-live").length}-${Math.random().toString(36).slice(2)}`;
       for (const name of ["noisy", "enhanced"]) this.$(name).name = `${group}-path`;
@@ -500,10 +501,19 @@
           }
         }
         const height = before[0].length;
-        this.scrolls ??= ["before", "mask", "after"].map((name) => new Scroll(this.$(name), height));
+        this.scrolls ??= ["before", "mask", "after"].map((name) => this.reveal(name, height));
         [before, mask, after].forEach((columns, k) => this.scrolls[k].draw(columns.slice(-COLUMNS)));
       }
       if (this.last && performance.now() - (this.shown || 0) > 500) this.numbers();
+    }
+
+    // 第一次有东西画：画布换下示意的图
+    reveal(name, height) {
+      const canvas = this.$(name);
+      canvas.hidden = false;
+      canvas.previousElementSibling.remove();
+      this.$("hint")?.remove();
+      return new Scroll(canvas, height);
     }
 
     numbers() {
