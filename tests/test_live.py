@@ -19,6 +19,7 @@ pytest.importorskip("ziglang", reason="要装 ziglang")
 PAGE = """<!doctype html><html lang="zh-CN" data-theme="light"><meta charset="utf-8"><title>试</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><link rel="stylesheet" href="book.css"><link rel="stylesheet" href="live/live.css">
+<style>body { background: var(--pst-color-background); color: var(--pst-color-text-base); }</style>
 <main class="bd-article"><h1>试</h1><div class="lstm-live" data-root="live"></div></main>
 <script defer src="live/live.js"></script></html>"""
 
@@ -323,6 +324,7 @@ def test_the_keyboard_is_enough(visit, live_url):
     page.focus(".live-enhanced")
     page.keyboard.press("ArrowUp")
     assert page.locator(".live-noisy").is_checked()
+    assert page.locator(".live-snr").is_enabled()
     page.focus(".live-snr")
     before = page.locator(".live-snr-value").inner_text()
     page.keyboard.press("ArrowRight")

@@ -181,9 +181,9 @@
         <option value="scene">书里的带噪场景</option><option value="file">我的声音文件</option><option value="mic">麦克风</option>
       </select></label>
       <span class="live-scene-options">
-        <label><span>语音</span><select class="live-scene"></select></label>
-        <label><span>噪声</span><select class="live-noise"></select></label>
-        <label><span>信噪比 <output class="live-snr-value">0</output> dB</span><input class="live-snr" type="range" min="-10" max="20" step="1" value="0"></label>
+        <label><span>语音</span><select class="live-scene" disabled><option>开始后可选</option></select></label>
+        <label><span>噪声</span><select class="live-noise" disabled><option>开始后可选</option></select></label>
+        <label><span>信噪比 <output class="live-snr-value">0</output> dB</span><input class="live-snr" disabled type="range" min="-10" max="20" step="1" value="0"></label>
       </span>
       <label class="live-file-options" hidden><span>文件</span><input class="live-file" type="file" accept="audio/*,.wav,.flac,.mp3,.ogg,.m4a"></label>
       <span class="live-mic-options" hidden>按「开始」时浏览器会问你要不要给麦克风。声音只在这一页里处理，不上传，也不保存。请戴耳机，免得啸叫。</span>
@@ -374,7 +374,9 @@
     async scene(context) {
       await loadScript(`${this.root}/scenes.js`);
       const { scenes } = window.lstmLiveData;
-      if (!this.$("scene").options.length) {
+      if (this.$("snr").disabled) {
+        for (const name of ["scene", "noise", "snr"]) this.$(name).disabled = false;
+        for (const name of ["scene", "noise"]) this.$(name).replaceChildren();
         scenes.forEach((scene, k) => {
           this.$("scene").add(new Option(scene.title.split(/[，,]/)[0], k));
           this.$("noise").add(new Option(scene.kind, k));
@@ -467,9 +469,9 @@
       if (!document.hidden && this.pending.length < 40) this.pending.push(data);
     }
 
-    // 声音的钟落在墙上的钟后面：声音断过
-    watch({ time }) {
-      const late = performance.now() / 1000 - time;
+    // 声音的钟落在墙上的钟后面：声音断过。两个钟都在声音线程里看，页面忙不算数
+    watch({ time, wall }) {
+      const late = wall / 1000 - time;
       this.drift = this.drift === null ? late : Math.min(this.drift, late);
       if (late - this.drift > 0.25 && !document.hidden) this.gaps++, (this.drift = late);
     }
