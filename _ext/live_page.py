@@ -55,12 +55,8 @@ def scenes_script(scenes) -> str:
     found = []
     for scene in scenes:
         peak = max(np.abs(wave).max() for wave in (scene.clean, scene.noise))
-        item = {
-            "title": scene.title,
-            "kind": scene.noise_kind,
-            "snr": float(scene.snr_db),
-            "gain": float(peak),
-        }
+        kind, *_, voice = scene.title.split("，")  # 例如：风扇，0 dB，普通话女声
+        item = {"voice": voice, "kind": kind, "snr": float(scene.snr_db), "gain": float(peak)}
         for name in ("clean", "noise"):
             wave = np.round(getattr(scene, name) / peak * PEAK).astype("<i2")
             item[name] = base64_text(wave.tobytes())

@@ -41,8 +41,7 @@ def live_folder(tmp_path_factory, models):
     rng, t = np.random.default_rng(0), np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     scenes = [
         SimpleNamespace(
-            title=f"场景 {k}，0 dB",
-            noise_kind=f"噪声 {k}",
+            title=f"噪声 {k}，0 dB，嗓音 {k}",
             snr_db=0,
             clean=(0.2 * np.sin(2 * np.pi * pitch * t) * (np.sin(2 * np.pi * 3 * t) > 0)).astype(np.float32),
             noise=(0.1 * rng.standard_normal(len(t))).astype(np.float32),

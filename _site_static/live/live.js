@@ -167,7 +167,7 @@
   // ---- 页面 ----
 
   const STATES = {
-    idle: "按「开始」才载入内核与模型（约 0.9 MB），之后不再联网。",
+    idle: "按「开始」才载入内核与模型（不到 2 MB），之后不再联网。",
     loading: "正在载入内核与模型……",
     running: "正在播放。",
     paused: "停住了。",
@@ -378,7 +378,7 @@
         for (const name of ["scene", "noise", "snr"]) this.$(name).disabled = false;
         for (const name of ["scene", "noise"]) this.$(name).replaceChildren();
         scenes.forEach((scene, k) => {
-          this.$("scene").add(new Option(scene.title.split(/[，,]/)[0], k));
+          this.$("scene").add(new Option(scene.voice, k));
           this.$("noise").add(new Option(scene.kind, k));
         });
         this.$("snr").value = Math.round(scenes[0].snr);
