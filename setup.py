@@ -7,7 +7,7 @@ from setuptools import setup
 
 HERE = Path(__file__).parent
 CORE = ("numpy",)  # pip install .：手写的 LSTM 只用 NumPy
-NATIVE = ("cffi", "filelock", "platformdirs", "ziglang")  # C 内核
+NATIVE = ("cffi", "filelock", "platformdirs", "ziglang", "wasmtime")  # C 内核，本机的与 WebAssembly 的
 TRAIN = (  # 训练、打分与增强声音文件
     *("torch", "scipy", "soundfile", "soxr", "safetensors", "tqdm", "filelock", "platformdirs"),
     *("threadpoolctl", "pystoi", "espeakng-loader"),

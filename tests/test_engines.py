@@ -421,6 +421,8 @@ def test_offers_say_what_the_tables_show():
         "openvino": "OpenVINO",
         "c": "本书 C",
         "c-int8": "本书 C int8",
+        "wasm": "本书 C，WebAssembly",
+        "wasm-int8": "本书 C int8，WebAssembly",
     }
     for name, engine in zip(NAMES, engines.build(CASES["一层"].lstm), strict=True):
         offer = engines.offers()[name]
@@ -431,7 +433,9 @@ def test_offers_say_what_the_tables_show():
             offer.ours,
         )
         assert engine.threads >= 1 and (engine.dtype == "int8") == name.endswith("int8")
-    assert [name for name in NAMES if engines.offers()[name].ours] == ["c", "numpy", "c-int8"]
+    assert [name for name in NAMES if engines.offers()[name].ours] == [
+        *("c", "numpy", "wasm", "c-int8", "wasm-int8")
+    ]
 
 
 def test_the_native_step_is_the_streams_own():

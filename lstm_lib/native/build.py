@@ -33,7 +33,9 @@ X86: dict[str, list[str]] = {
     ],
 }
 ARM: dict[str, list[str]] = {"portable": [], "neon_dot": ["-march=armv8.2-a+dotprod"]}
-LEVEL_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2, "neon_dot": 3}  # lstm.h 里的编号
+WASM: dict[str, list[str]] = {"wasm": ["-msimd128"], "wasm_relaxed": ["-msimd128", "-mrelaxed-simd"]}
+# lstm.h 里的编号
+LEVEL_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2, "neon_dot": 3, "wasm": 4, "wasm_relaxed": 5}
 
 
 class NativeBuildError(OSError):

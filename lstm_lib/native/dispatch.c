@@ -19,6 +19,12 @@ extern const lstm_level lstm_level_avx512;
 #ifdef HAVE_NEON_DOT
 extern const lstm_level lstm_level_neon_dot;
 #endif
+#ifdef HAVE_WASM
+extern const lstm_level lstm_level_wasm;
+#endif
+#ifdef HAVE_WASM_RELAXED
+extern const lstm_level lstm_level_wasm_relaxed;
+#endif
 
 static const lstm_level *const levels[LSTM_LEVELS] = {
 #ifdef HAVE_PORTABLE
@@ -32,6 +38,12 @@ static const lstm_level *const levels[LSTM_LEVELS] = {
 #endif
 #ifdef HAVE_NEON_DOT
     [LSTM_NEON_DOT] = &lstm_level_neon_dot,
+#endif
+#ifdef HAVE_WASM
+    [LSTM_WASM] = &lstm_level_wasm,
+#endif
+#ifdef HAVE_WASM_RELAXED
+    [LSTM_WASM_RELAXED] = &lstm_level_wasm_relaxed,
 #endif
 };
 
@@ -55,6 +67,9 @@ static int cpu_has(int level) {
 }
 #elif defined(__aarch64__) && defined(__APPLE__)
 static int cpu_has(int level) { return level == LSTM_NEON_DOT; }
+#elif defined(__wasm__)
+/* 模块里有一条不认识的指令，浏览器就整个不收：能运行到这里，编译进来的级别就都能用 */
+static int cpu_has(int level) { return level == LSTM_WASM || level == LSTM_WASM_RELAXED; }
 #else
 static int cpu_has(int level) { return (void)level, 0; }
 #endif

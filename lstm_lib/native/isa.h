@@ -9,12 +9,16 @@
 #define AT_avx2 1
 #define AT_avx512 2
 #define AT_neon_dot 3
+#define AT_wasm 4
+#define AT_wasm_relaxed 5
 #define ISA JOIN(AT, LEVEL)
 
 #if defined(__SSE2__)
 #include <immintrin.h>
 #elif defined(__ARM_NEON)
 #include <arm_neon.h>
+#elif defined(__wasm_simd128__)
+#include <wasm_simd128.h>
 #endif
 
 typedef float v4f __attribute__((vector_size(16)));
@@ -68,6 +72,25 @@ INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
                                    vpadd_s32(vget_low_s32(high), vget_high_s32(high)));
 #endif
 }
+#elif ISA == AT_wasm_relaxed
+/* 第二个操作数只许 7 位（0…127）：用 |x|，x 的符号搬到 w 上，同 AVX2 那一级。
+ * 乘积两两相加不出 int16，所以不论浏览器编译成哪条指令，结果都一样。 */
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    const v128_t xs = wasm_i32x4_splat(x), minus = wasm_i8x16_shr(xs, 7);
+    const v128_t signed_w = wasm_i8x16_sub(wasm_v128_xor((v128_t)w, minus), minus);
+    return (v4i)wasm_i32x4_relaxed_dot_i8x16_i7x16_add(signed_w, wasm_i8x16_abs(xs), (v128_t)acc);
+}
+#elif ISA == AT_wasm
+/* 字节相乘得 int16，两两相加得 int32，余下的一半换换位置相加。整数，没有舍入。 */
+#define DOT_OFFSET 0
+INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
+    const v128_t xs = wasm_i32x4_splat(x), bytes = (v128_t)w;
+    const v128_t low = wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extmul_low_i8x16(bytes, xs));
+    const v128_t high = wasm_i32x4_extadd_pairwise_i16x8(wasm_i16x8_extmul_high_i8x16(bytes, xs));
+    return acc + (v4i)wasm_i32x4_shuffle(low, high, 0, 2, 4, 6) +
+           (v4i)wasm_i32x4_shuffle(low, high, 1, 3, 5, 7);
+}
 #else
 #define DOT_OFFSET 0
 INLINE v4i dot4_4(v4i acc, v16b w, int32_t x) {
@@ -87,6 +110,10 @@ INLINE v4f max_4(v4f limit, v4f x) { return (v4f)_mm_max_ps((__m128)limit, (__m1
 #elif defined(__ARM_NEON)
 INLINE v4f min_4(v4f limit, v4f x) { return (v4f)vminq_f32((float32x4_t)limit, (float32x4_t)x); }
 INLINE v4f max_4(v4f limit, v4f x) { return (v4f)vmaxq_f32((float32x4_t)limit, (float32x4_t)x); }
+#elif defined(__wasm_simd128__)
+/* pmin(a, b) 是 b < a ? b : a：x 放前面，NaN 就留下 */
+INLINE v4f min_4(v4f limit, v4f x) { return (v4f)wasm_f32x4_pmin((v128_t)x, (v128_t)limit); }
+INLINE v4f max_4(v4f limit, v4f x) { return (v4f)wasm_f32x4_pmax((v128_t)x, (v128_t)limit); }
 #else
 INLINE v4f blend_4(v4i mask, v4f yes, v4f no) {
     return (v4f)((mask & (v4i)yes) | (~mask & (v4i)no));

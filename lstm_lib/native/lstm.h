@@ -12,7 +12,15 @@
 #include <stdint.h>
 
 // [级别]
-enum { LSTM_PORTABLE = 0, LSTM_AVX2 = 1, LSTM_AVX512 = 2, LSTM_NEON_DOT = 3, LSTM_LEVELS = 4 };
+enum {
+    LSTM_PORTABLE = 0,
+    LSTM_AVX2 = 1,
+    LSTM_AVX512 = 2,
+    LSTM_NEON_DOT = 3,
+    LSTM_WASM = 4,         /* WebAssembly 的 SIMD128 */
+    LSTM_WASM_RELAXED = 5, /* 再加 relaxed SIMD 的点积 */
+    LSTM_LEVELS = 6
+};
 
 /* 这个处理器（与操作系统）能不能跑 level 级：1 能；0 不能，或没有编译进来，或没有这个编号。
  * 别的函数都只许用查过能跑的级别。 */

@@ -692,10 +692,8 @@ static double median_time(const clockwork *c) {
 /* ---- 主循环 ---- */
 
 static const char *const level_names[LSTM_LEVELS] = {
-    [LSTM_PORTABLE] = "portable",
-    [LSTM_AVX2] = "avx2",
-    [LSTM_AVX512] = "avx512",
-    [LSTM_NEON_DOT] = "neon_dot",
+    [LSTM_PORTABLE] = "portable", [LSTM_AVX2] = "avx2", [LSTM_AVX512] = "avx512",
+    [LSTM_NEON_DOT] = "neon_dot", [LSTM_WASM] = "wasm", [LSTM_WASM_RELAXED] = "wasm_relaxed",
 };
 
 typedef struct {

@@ -18,6 +18,8 @@ TARGETS = {
         "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
     ),
     "neon_dot": ("defined(__aarch64__)", "arch=armv8.2-a+dotprod", "dotprod"),
+    "wasm": ("defined(__wasm_simd128__)", "simd128", "simd128"),
+    "wasm_relaxed": ("defined(__wasm_relaxed_simd__)", "relaxed-simd", "relaxed-simd"),
 }
 LOCAL, SYSTEM = r'^#include "(\w+\.h)"\n', r"^#include <\w+\.h>\n"
 RULE = "/* " + "=" * 16 + " {} " + "=" * 16 + " */\n"
