@@ -12,11 +12,11 @@ static int fft_pass4(const fft_plan *plan, int m, int s, const float *xr, const 
     int p = 0;
     for (; s == 1 && p + 4 <= m; p += 4) {
         v4f c[3], d[3], r[4], i[4];
-        for (int k = 0; k < 3; k++)
-            for (int j = 0; j < 4; j++) {
-                c[k][j] = cosine[(p + j) * (k + 1)];
-                d[k][j] = sine[(p + j) * (k + 1)];
-            }
+        for (int k = 0; k < 3; k++) {
+            const int step = k + 1, t = p * step;
+            c[k] = (v4f){cosine[t], cosine[t + step], cosine[t + 2 * step], cosine[t + 3 * step]};
+            d[k] = (v4f){sine[t], sine[t + step], sine[t + 2 * step], sine[t + 3 * step]};
+        }
         fft4_4(xr + p, xi + p, m, c, d, r, i);
         for (int j = 0; j < 4; j++)
             for (int k = 0; k < 4; k++)
