@@ -1,7 +1,8 @@
-"""一条命令，一组表：各引擎跑同一个 LSTM(256, 257)，单线程，轮流计时。
+"""一条命令，一组表：各引擎跑同一个 LSTM(256, 257)，再跑同一条增强链，单线程，轮流计时。
 
 用法：``python -m bench.engines [--rounds 40] [--frames 1000]``。“NumPy ÷ 它”是逐轮相除之后的中位数：同一轮里
 机器一样忙，所以比单独的微秒数可信；小于 1 表示 NumPy 更快。时间受同机其他程序影响，请在机器空闲时跑。
+最后的“整条链”也是 ``python -m lstm_lib bench`` 打印的那两张表；装了 pyrnnoise 就连 RNNoise 一起比。
 """
 
 import argparse
@@ -12,7 +13,9 @@ from threadpoolctl import threadpool_limits
 
 from lstm_lib import LSTM
 from lstm_lib.book.tables import Table
-from lstm_lib.engines import available, build, timing
+from lstm_lib.engines import available, build, chain_race, timing
+from lstm_lib.enhance.config import REPAIRED
+from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.native import NativeLSTM
 
 COMPARISONS = (  # (哪一场, 我们的权重, 对手的权重)
@@ -92,7 +95,10 @@ def main(argv=None):
     for dtype in ("float32", "int8"):
         whole, share = python_share(NativeLSTM(lstm, dtype), x[0].copy(), args.rounds)
         shares.append([dtype, whole * 1e6, share * 1e6])
-    print(Table(["权重", "stream.step，μs", "其中 Python，μs"], shares, "Python 占多少"))
+    print(Table(["权重", "stream.step，μs", "其中 Python，μs"], shares, "Python 占多少"), "\n")
+    with threadpool_limits(1):
+        report = chain_race.compare(IRMNetwork(REPAIRED).eval(), args.rounds, args.frames / 1000)
+    print(report.table, report.parts, *report.notes, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -498,3 +498,15 @@ def test_outputs_that_cannot_be_rewound_are_refused_with_the_true_reason(run, tm
     os.mkfifo("管道.wav")
     code, _, err = run("a.wav", target)
     assert code == 1 and "回头填上" in err and "请给出文件名" in err
+
+
+def test_what_enhancing_does_not_need_is_not_loaded():
+    """一个短文件，时间几乎全花在导入上：做语料才用的 scipy.signal（近一秒）不该跟着进来。"""
+    code = "import sys; import lstm_lib.enhance.trained, lstm_lib.cli.enhance; print('scipy.signal' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+    from lstm_lib import corpus
+
+    assert corpus.noises.FAMILIES  # 要用的时候仍在
+    with pytest.raises(AttributeError, match="no attribute 'clouds'"):
+        corpus.clouds  # noqa: B018

@@ -6,6 +6,7 @@
 
 import ast
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -21,8 +22,14 @@ import numpy as np
 from filelock import FileLock
 
 from lstm_lib.book.progress import run_module
-from lstm_lib.corpus import noises as noises
 from lstm_lib.files import cache_dir
+
+
+def __getattr__(name: str):
+    """``corpus.noises`` 用到才导入：它要 scipy.signal，装载近一秒，而增强一个文件只要语料的键。"""
+    if name == "noises":
+        return importlib.import_module(f"{__name__}.noises")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,21 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from lstm_lib.engines.base import Engine
 
 clock = time.perf_counter
+
+
+class Runner(Protocol):
+    """一次处理若干个帧移的东西：``enhance.streaming.Chain`` 都是，RNNoise 也是。"""
+
+    hop: int
+
+    def process(self, samples: np.ndarray) -> np.ndarray: ...
 
 
 def alternate(functions: Sequence[Callable[[], Any]], rounds: int, calls: int = 1) -> np.ndarray:
@@ -84,6 +92,29 @@ def race(
         times[able] = alternate([partial(method, argument) for method in methods], rounds, count)
         results[kind] = times
     return results
+
+
+def race_chains(
+    chains: Sequence[Runner], rates: Sequence[float], rounds: int = 20, seconds: float = 0.5
+) -> np.ndarray:
+    """整条链的比赛：一次送一个帧移，返回 (链, 轮)，单位是“算一秒的声音要几秒”，也就是实时率。
+
+    每条链的采样率 ``rates``（Hz）与帧移 ``hop`` 可以各不相同，所以比的是一秒声音；每一轮各走大约 ``seconds`` 秒的
+    声音，状态一直带着。送的是白噪声：有的链遇到静音会少算。
+    """
+    jobs, spans = [], []
+    for chain, rate in zip(chains, rates, strict=True):
+        hops = max(1, round(seconds * rate / chain.hop))
+        noise = np.random.default_rng(0).standard_normal((hops, chain.hop)).astype(np.float32)
+        jobs.append(partial(hop_by_hop, chain.process, list(0.1 * noise)))
+        spans.append(hops * chain.hop / rate)
+    return alternate(jobs, rounds) / np.array(spans)[:, None]
+
+
+def hop_by_hop(process: Callable[[np.ndarray], Any], hops: Iterable[np.ndarray]) -> None:
+    """像实时那样，一个帧移一个帧移地送。"""
+    for samples in hops:
+        process(samples)
 
 
 def rows(engines: Sequence[Engine], times: np.ndarray, unit: float) -> list[list]:

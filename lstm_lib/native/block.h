@@ -212,6 +212,37 @@ INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const ro
         FN(advance_some)(cell, unit, x, h, at, 1, quantized, pre, c, next, units);
 }
 
+// [四点变换]
+/* V 个长 4 的变换并排做：乘 ±1、±i 只是加减与对调，再乘旋转因子。x 的四份相距 step 个数，结果在 yr、yi。 */
+INLINE void FN(fft4)(const float *xr, const float *xi, int step, const vf c[3], const vf d[3],
+                     vf yr[4], vf yi[4]) {
+    const vf ar = LOAD(xr) + LOAD(xr + 2 * step), ai = LOAD(xi) + LOAD(xi + 2 * step);
+    const vf br = LOAD(xr) - LOAD(xr + 2 * step), bi = LOAD(xi) - LOAD(xi + 2 * step);
+    const vf er = LOAD(xr + step) + LOAD(xr + 3 * step);
+    const vf ei = LOAD(xi + step) + LOAD(xi + 3 * step);
+    const vf fr = LOAD(xi + step) - LOAD(xi + 3 * step); /* 乘 -i：虚部变实部 */
+    const vf fi = LOAD(xr + 3 * step) - LOAD(xr + step);
+    const vf ur[3] = {br + fr, ar - er, br - fr}, ui[3] = {bi + fi, ai - ei, bi - fi};
+    yr[0] = ar + er, yi[0] = ai + ei;
+    for (int k = 0; k < 3; k++) {
+        yr[k + 1] = ur[k] * c[k] - ui[k] * d[k];
+        yi[k + 1] = ur[k] * d[k] + ui[k] * c[k];
+    }
+}
+
+/* 一遍里 q 从 0 到 s 的那一排：旋转因子相同，读与写都连着 */
+INLINE void FN(fft_row)(const float *xr, const float *xi, int step, const float c[3],
+                        const float d[3], int s, float *yr, float *yi) {
+    const vf zero = {0}, cv[3] = {zero + c[0], zero + c[1], zero + c[2]};
+    const vf dv[3] = {zero + d[0], zero + d[1], zero + d[2]};
+    for (int q = 0; q < s; q += V) {
+        vf r[4], i[4];
+        FN(fft4)(xr + q, xi + q, step, cv, dv, r, i);
+        for (int k = 0; k < 4; k++) STORE(yr + q + k * s, r[k]), STORE(yi + q + k * s, i[k]);
+    }
+}
+// [/四点变换]
+
 #undef vf
 #undef vi
 #undef LOAD

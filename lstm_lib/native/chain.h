@@ -3,38 +3,42 @@
 
 // [FFT]
 /* 一遍 Stockham：把长 r·m 的变换拆成 r 个长 m 的，s 个这样的变换并排放着；x、y 交替当输入与输出，用不着倒位序。
- * 旋转因子 w[k] = e^{-2πik/(r·m·s)}，取第 p·k·s 个。 */
-static void fft_pass4(const fft_plan *plan, int m, int s, const float *restrict xr,
-                      const float *restrict xi, float *restrict yr, float *restrict yi) {
-    const int step = m * s;
-    for (int p = 0; p < m; p++) {
-        const float *c = plan->cosine, *d = plan->sine;
-        const int t = p * s;
-        const float c1 = c[t], d1 = d[t], c2 = c[2 * t], d2 = d[2 * t], c3 = c[3 * t],
-                    d3 = d[3 * t];
-        for (int q = 0; q < s; q++) {
-            const int in = q + s * p, out = q + 4 * s * p;
-            const float ar = xr[in] + xr[in + 2 * step], ai = xi[in] + xi[in + 2 * step];
-            const float br = xr[in] - xr[in + 2 * step], bi = xi[in] - xi[in + 2 * step];
-            const float er = xr[in + step] + xr[in + 3 * step];
-            const float ei = xi[in + step] + xi[in + 3 * step];
-            const float fr = xi[in + step] - xi[in + 3 * step]; /* 乘 -i：虚部变实部 */
-            const float fi = xr[in + 3 * step] - xr[in + step];
-            const float ur = br + fr, ui = bi + fi, vr = ar - er, vi = ai - ei;
-            const float wr = br - fr, wi = bi - fi;
-            yr[out] = ar + er, yi[out] = ai + ei;
-            yr[out + s] = ur * c1 - ui * d1, yi[out + s] = ur * d1 + ui * c1;
-            yr[out + 2 * s] = vr * c2 - vi * d2, yi[out + 2 * s] = vr * d2 + vi * c2;
-            yr[out + 3 * s] = wr * c3 - wi * d3, yi[out + 3 * s] = wr * d3 + wi * c3;
+ * 旋转因子 w[k] = e^{-2πik/(r·m·s)}，取第 p·k·s 个。
+ * r = 4 的几遍总在最前面，s 是 1、4、16……：从第二遍起，连着的 s 个用同一个旋转因子；第一遍连着的 4 个各用各的，
+ * 写的时候行列对调。返回做完了几个 p，剩下的（第一遍里不足 4 个的零头）归 fft_pass。 */
+static int fft_pass4(const fft_plan *plan, int m, int s, const float *xr, const float *xi,
+                     float *yr, float *yi) {
+    const float *cosine = plan->cosine, *sine = plan->sine;
+    int p = 0;
+    for (; s == 1 && p + 4 <= m; p += 4) {
+        v4f c[3], d[3], r[4], i[4];
+        for (int k = 0; k < 3; k++) {
+            const int step = k + 1, t = p * step;
+            c[k] = (v4f){cosine[t], cosine[t + step], cosine[t + 2 * step], cosine[t + 3 * step]};
+            d[k] = (v4f){sine[t], sine[t + step], sine[t + 2 * step], sine[t + 3 * step]};
         }
+        fft4_4(xr + p, xi + p, m, c, d, r, i);
+        for (int j = 0; j < 4; j++)
+            for (int k = 0; k < 4; k++)
+                yr[4 * (p + j) + k] = r[k][j], yi[4 * (p + j) + k] = i[k][j];
     }
+    for (; s > 1 && p < m; p++) {
+        const int t = p * s;
+        const float c[3] = {cosine[t], cosine[2 * t], cosine[3 * t]};
+        const float d[3] = {sine[t], sine[2 * t], sine[3 * t]};
+        if (s % WIDE == 0)
+            WIDE_FN(fft_row)(xr + t, xi + t, m * s, c, d, s, yr + 4 * t, yi + 4 * t);
+        else
+            fft_row_4(xr + t, xi + t, m * s, c, d, s, yr + 4 * t, yi + 4 * t);
+    }
+    return p;
 }
 
-/* 别的因子（2、3、5……）：按定义求和，r² 次乘加 */
-static void fft_pass(const fft_plan *plan, int r, int m, int s, const float *xr, const float *xi,
-                     float *yr, float *yi) {
+/* 别的因子（2、3、5……），p 从 done 起：按定义求和，r² 次乘加 */
+static void fft_pass(const fft_plan *plan, int r, int m, int s, int done, const float *xr,
+                     const float *xi, float *yr, float *yi) {
     const int size = plan->size;
-    for (int p = 0; p < m; p++)
+    for (int p = done; p < m; p++)
         for (int k = 0; k < r; k++)
             for (int q = 0; q < s; q++) {
                 float re = 0, im = 0;
@@ -53,11 +57,9 @@ static void fft_pass(const fft_plan *plan, int r, int m, int s, const float *xr,
 static int fft(const fft_plan *plan, float *const a[4]) {
     int n = plan->size, s = 1, at = 0;
     for (int k = 0; k < plan->count; k++, at ^= 2) {
-        const int r = plan->factor[k], m = n / r;
-        if (r == 4)
-            fft_pass4(plan, m, s, a[at], a[at + 1], a[at ^ 2], a[(at ^ 2) + 1]);
-        else
-            fft_pass(plan, r, m, s, a[at], a[at + 1], a[at ^ 2], a[(at ^ 2) + 1]);
+        const int r = plan->factor[k], m = n / r, to = at ^ 2;
+        const int done = r == 4 ? fft_pass4(plan, m, s, a[at], a[at + 1], a[to], a[to + 1]) : 0;
+        fft_pass(plan, r, m, s, done, a[at], a[at + 1], a[to], a[to + 1]);
         n = m, s *= r;
     }
     return at;
@@ -65,37 +67,49 @@ static int fft(const fft_plan *plan, float *const a[4]) {
 // [/FFT]
 
 // [实数的 FFT]
-/* 实数序列的谱：偶数号当实部、奇数号当虚部，做一个长度减半的复数变换，再拆开。re、im 各 size + 1 个。 */
-static void real_fft(const fft_plan *plan, const float *x, float *const a[4], float *re,
-                     float *im) {
+/* 拆与并的循环里，一个下标往前走，一个从末尾往回走；restrict 说各数组不重叠，编译器才肯把它们变成向量。 */
+static void split(const fft_plan *plan, const float *restrict zr, const float *restrict zi,
+                  float *restrict re, float *restrict im) {
     const int size = plan->size;
-    for (int k = 0; k < size; k++) a[0][k] = x[2 * k], a[1][k] = x[2 * k + 1];
-    const int at = fft(plan, a);
-    const float *zr = a[at], *zi = a[at + 1];
+    const float *back_r = zr + size, *back_i = zi + size;
     re[0] = zr[0] + zi[0], im[0] = 0;
     re[size] = zr[0] - zi[0], im[size] = 0;
     for (int k = 1; k < size; k++) {
-        const float er = 0.5f * (zr[k] + zr[size - k]), ei = 0.5f * (zi[k] - zi[size - k]);
-        const float odd_r = 0.5f * (zi[k] + zi[size - k]), odd_i = 0.5f * (zr[size - k] - zr[k]);
+        const float er = 0.5f * (zr[k] + back_r[-k]), ei = 0.5f * (zi[k] - back_i[-k]);
+        const float odd_r = 0.5f * (zi[k] + back_i[-k]), odd_i = 0.5f * (back_r[-k] - zr[k]);
         const float c = plan->half_c[k], s = plan->half_s[k];
         re[k] = er + (odd_r * c - odd_i * s), im[k] = ei + (odd_r * s + odd_i * c);
     }
 }
 
+static void merge(const fft_plan *plan, const float *restrict re, const float *restrict im,
+                  float *restrict zr, float *restrict zi) {
+    const int size = plan->size;
+    const float *back_r = re + size, *back_i = im + size;
+    for (int k = 0; k < size; k++) {
+        const float er = re[k] + back_r[-k], ei = im[k] - back_i[-k];
+        const float dr = re[k] - back_r[-k], di = im[k] + back_i[-k];
+        const float c = plan->half_c[k], s = -plan->half_s[k];
+        const float odd_r = dr * c - di * s, odd_i = dr * s + di * c;
+        zr[k] = er - odd_i, zi[k] = ei + odd_r;
+    }
+    zr[0] = re[0] + re[size], zi[0] = re[0] - re[size]; /* 直流与奈奎斯特都是实数 */
+}
+
+/* 实数序列的谱：偶数号当实部、奇数号当虚部，做一个长度减半的复数变换，再拆开。re、im 各 size + 1 个。 */
+static void real_fft(const fft_plan *plan, const float *x, float *const a[4], float *re,
+                     float *im) {
+    for (int k = 0; k < plan->size; k++) a[0][k] = x[2 * k], a[1][k] = x[2 * k + 1];
+    const int at = fft(plan, a);
+    split(plan, a[at], a[at + 1], re, im);
+}
+
 /* 逆变换，结果是 n_fft 倍（除法并进合成窗）：先并成长度减半的复数谱；逆变换就是把实部与虚部对调的正变换。 */
 static void real_ifft(const fft_plan *plan, const float *re, const float *im, float *const a[4],
                       float *x) {
-    const int size = plan->size;
-    for (int k = 0; k < size; k++) {
-        const float er = re[k] + re[size - k], ei = im[k] - im[size - k];
-        const float dr = re[k] - re[size - k], di = im[k] + im[size - k];
-        const float c = plan->half_c[k], s = -plan->half_s[k];
-        const float odd_r = dr * c - di * s, odd_i = dr * s + di * c;
-        a[1][k] = er - odd_i, a[0][k] = ei + odd_r;
-    }
-    a[1][0] = re[0] + re[size], a[0][0] = re[0] - re[size]; /* 直流与奈奎斯特都是实数 */
+    merge(plan, re, im, a[1], a[0]);
     const int at = fft(plan, a);
-    for (int k = 0; k < size; k++) x[2 * k] = a[at + 1][k], x[2 * k + 1] = a[at][k];
+    for (int k = 0; k < plan->size; k++) x[2 * k] = a[at + 1][k], x[2 * k + 1] = a[at][k];
 }
 // [/实数的 FFT]
 

@@ -54,7 +54,8 @@ class NativeEnhancer:
     def _begin(self, struct: Any, memory: list[np.ndarray]) -> None:
         self._ffi, self._lib = load()
         self._struct, self._memory = struct, memory
-        self._error = self._ffi.new("enhancer_error *")
+        self._error, self._floats = self._ffi.new("enhancer_error *"), self._ffi.typeof("float[]")
+        self._process = self._lib.enhancer_process
         self.facts = facts = self._lib.enhancer_info(struct)
         self.rate, self.hop, self.latency = facts.sample_rate, facts.hop, facts.latency
         self.dtype = "int8" if facts.quantized else "float32"
@@ -79,10 +80,10 @@ class NativeEnhancer:
         samples = np.ascontiguousarray(samples, FLOAT32)
         if samples.ndim != 1 or len(samples) % self.hop:
             raise ValueError(f"samples 应是一维、长度为帧移 {self.hop} 的整数倍，得到形状 {samples.shape}")
-        out = np.empty_like(samples)
-        cast, hops = self._ffi.cast, len(samples) // self.hop
-        pointers = (cast("float *", array.ctypes.data) for array in (samples, out))
-        if self._lib.enhancer_process(self._struct, *pointers, hops, self._error):
+        out = np.empty(len(samples), FLOAT32)
+        # from_buffer 比 ctypes.data 快十来倍，一次一个帧移时看得出来
+        view, floats, hops = self._ffi.from_buffer, self._floats, len(samples) // self.hop
+        if self._process(self._struct, view(floats, samples), view(floats, out), hops, self._error):
             raise ValueError(complaint(self._ffi, self._lib, self._error))
         return out
 

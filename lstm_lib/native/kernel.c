@@ -241,6 +241,21 @@ static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
     restore_denormals(mode);
 }
 
+/* 激活函数作用于 n 个数；也单独露出来，供测试逐个数检验 */
+#define APPLY(name)                                                                                \
+    static void apply_##name(const float *x, float *y, int64_t n) {                                \
+        int64_t k = 0;                                                                             \
+        for (; k + WIDE <= n; k += WIDE) {                                                         \
+            JOIN(vf, WIDE) v;                                                                      \
+            memcpy(&v, x + k, sizeof v);                                                           \
+            v = JOIN(name, WIDE)(v);                                                               \
+            memcpy(y + k, &v, sizeof v);                                                           \
+        }                                                                                          \
+        for (; k < n; k++) y[k] = JOIN(name, WIDE)((JOIN(vf, WIDE)){0} + x[k])[0];                 \
+    }
+APPLY(tanh)
+APPLY(sigmoid)
+
 /* ---- 线性层：权重按 4 段打包，LSTM 的输入投影原样可用；第 k 段是输出的第 k 个四分之一 ---- */
 
 static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t rows, char *base,
@@ -255,14 +270,14 @@ static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t 
     return used;
 }
 
-/* 一块的结果过 sigmoid（或不过），放回各自的位置：y 是第一段里的那个单元，各段相距 units 个数 */
+/* 一块的结果放回各自的位置：to 是第一段里的那个单元，各段相距 units 个数。多半是整块，长度是常数的抄得快。 */
 #define SPREAD(width)                                                                              \
     for (int part = 0; part < 4; part++) {                                                         \
-        JOIN(vf, width) v;                                                                         \
-        memcpy(&v, from + part * width, sizeof v);                                                 \
-        if (through_sigmoid) v = JOIN(sigmoid, width)(v);                                          \
         const int64_t start = part * units + unit, room = MIN(units - unit, size - start);         \
-        if (room > 0) memcpy(to + start, &v, (size_t)MIN(room, width) * 4);                        \
+        if (room >= width)                                                                         \
+            memcpy(to + start, from + part * width, width * 4);                                    \
+        else if (room > 0)                                                                         \
+            memcpy(to + start, from + part * width, (size_t)room * 4);                             \
     }
 
 static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmoid, const float *x,
@@ -293,6 +308,7 @@ static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmo
             }
         }
     }
+    if (through_sigmoid) apply_sigmoid(y, y, count * size);
     restore_denormals(mode);
 }
 
@@ -305,21 +321,6 @@ static int64_t scratch_bytes(const lstm_net *net, int64_t frames, int32_t batch)
     work w;
     return carve(net, frames, batch, NULL, &w);
 }
-
-/* 激活函数单独露出来，供测试逐个数检验 */
-#define APPLY(name)                                                                                \
-    static void apply_##name(const float *x, float *y, int64_t n) {                                \
-        int64_t k = 0;                                                                             \
-        for (; k + WIDE <= n; k += WIDE) {                                                         \
-            JOIN(vf, WIDE) v;                                                                      \
-            memcpy(&v, x + k, sizeof v);                                                           \
-            v = JOIN(name, WIDE)(v);                                                               \
-            memcpy(y + k, &v, sizeof v);                                                           \
-        }                                                                                          \
-        for (; k < n; k++) y[k] = JOIN(name, WIDE)((JOIN(vf, WIDE)){0} + x[k])[0];                 \
-    }
-APPLY(tanh)
-APPLY(sigmoid)
 
 #include "chain.h"
 
