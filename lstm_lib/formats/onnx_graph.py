@@ -402,7 +402,7 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     except Exception as error:
         raise ValueError(
-            f"{where}：onnxruntime 读不了这张图（{onnx_dynamic.first_line(error)[:200]}）"
+            f"{where}：onnxruntime 读不了这张图（{onnx_dynamic.first_line(error)[:400]}）"
         ) from error
     known = session.get_inputs()
     if len(known) != len(arrays):
@@ -415,7 +415,7 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
         wanted = "、".join(f"{value.name} {value.type}{value.shape}" for value in known)
         got = "、".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
         raise ValueError(
-            f"{where}：onnxruntime 没能跑完（{onnx_dynamic.first_line(error)[:200]}）。图的输入是 {wanted}，给的是 {got}"
+            f"{where}：onnxruntime 没能跑完（{onnx_dynamic.first_line(error)[:400]}）。图的输入是 {wanted}，给的是 {got}"
         ) from error
 
 
