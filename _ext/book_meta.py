@@ -1,4 +1,4 @@
-"""页面的题名与描述；仓库地址配好后才出现的 Colab、Binder 按钮。
+"""页面的题名与描述、打印时的页眉；仓库地址配好后才出现的 Colab、Binder 按钮。
 
 地址写在 ``_config.yml`` 的 ``repository.url``，或用环境变量 ``BOOK_REPOSITORY_URL``（分支：
 ``BOOK_REPOSITORY_BRANCH``）给出；两处都空，页面上就没有这些按钮。
@@ -6,6 +6,7 @@
 
 import html
 import os
+import re
 
 import sphinx_exercise
 import sphinx_exercise.directive
@@ -63,7 +64,16 @@ def add_meta(app, pagename, templatename, context, doctree):
         text = f"《{title}》：{context.get('title', '')}"
     tag = f'<meta name="description" content="{html.escape(text, quote=True)}" />'
     if 'name="description"' not in (context.get("metatags") or ""):
-        context["metatags"] = f"{context.get('metatags') or ''}\n    {tag}"
+        context["metatags"] = (
+            f"{context.get('metatags') or ''}\n    {tag}\n    {running_head(context, title)}"
+        )
+
+
+def running_head(context, book: str) -> str:
+    """打印时页眉右边的章号与章名，交给样式表的 ``--print-title``；首页的就是书名，不重复。"""
+    name = html.unescape(re.sub("<[^>]+>", "", context.get("title") or ""))
+    text = "" if name == book else name.replace("\\", "\\\\").replace('"', '\\"')
+    return f'<style>:root {{ --print-title: "{text}"; }}</style>'
 
 
 def use_book_terms():

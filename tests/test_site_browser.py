@@ -2,10 +2,13 @@
 
 import json
 import re
+import unicodedata
+from io import BytesIO
 
 import pytest
 from conftest import AXE, ROOT, need_axe
 from playwright.sync_api import expect
+from pypdf import PdfReader
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -372,3 +375,22 @@ def test_copied_commands_are_whole(visit, site_url):
     shown = [line.strip() for line in block.locator("pre").inner_text().splitlines() if line.strip()]
     wanted = [line.removeprefix("$ ").strip() for line in shown]
     assert [line.strip() for line in copied.splitlines() if line.strip()] == wanted, copied
+
+
+def test_the_print_button_prints_folded_code_and_a_running_head(visit, site_url):
+    """读者自己打印一章：折叠的代码看得见，页眉写着是哪一章。"""
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    line = page.evaluate(
+        """() => [...document.querySelectorAll("article details.hide:not([open]) pre")]
+             .flatMap(pre => pre.textContent.split("\\n")).map(line => line.replace(/\\s/g, ""))
+             .find(line => line.length > 20 && line.length < 60)"""
+    )
+    assert line, "这一章没有折叠的代码"
+    sheets = [sheet.extract_text() for sheet in PdfReader(BytesIO(page.pdf(format="A4"))).pages]
+    text = re.sub(r"\s", "", "".join(sheets))
+    assert line in text, f"折叠的代码没有印出来：{line}"
+    title = re.sub(r"\s", "", page.title().split("\u2014")[0])
+    bare = [re.sub(r"\s", "", unicodedata.normalize("NFKC", sheet)) for sheet in sheets]
+    assert all(title in sheet for sheet in bare[1:]), f"页眉里没有「{title}」：{bare[1][:80]}"
+    assert all(f"{n}/{len(bare)}" in sheet for n, sheet in enumerate(bare, 1)), "没有页码"

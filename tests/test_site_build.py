@@ -10,6 +10,7 @@ import time
 import types
 import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,6 +20,7 @@ import nbformat
 import pytest
 from book_finish import extract_media, finish_page
 from book_key import content_key, library_key
+from bs4 import BeautifulSoup
 from compare_builds import compare
 from conftest import ROOT
 from quick_build import JUPYTER_BOOK
@@ -379,6 +381,21 @@ def test_comparison_sees_a_difference_and_respects_the_tag():
     assert compare(trained, notebook("1.0")), "多出一张表却没看出来"
 
 
+def folded_lines(site, names):
+    """各页折叠的代码里，去掉空白后 20 到 60 个字符的头一行；别的单元格里也有的不算。"""
+    found = {}
+    for name in names:
+        soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        folds = [pre.extract().get_text() for pre in soup.select("article details.hide pre")]
+        shown = re.sub(r"\s", "", soup.get_text())
+        lines = [re.sub(r"\s", "", line) for text in folds for line in text.splitlines()]
+        lines = [line for line in lines if 20 <= len(line) <= 60 and line.isascii() and line not in shown]
+        if lines:
+            found[name] = lines[0]
+    assert found, "全书没有一处折叠的代码"
+    return found
+
+
 def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
     from pypdf import PdfReader
     from site_server import pages_in_order
@@ -408,6 +425,19 @@ def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
     text = text.translate(RADICALS)
     for word in ("遗忘门", "细胞状态", "理想比值掩蔽", "解答"):
         assert word in text.replace("\n", ""), f"PDF 里找不到「{word}」"
+    squeezed = re.sub(r"\s", "", text)
+    lost = {name: line for name, line in folded_lines(book_site, names).items() if line not in squeezed}
+    assert not lost, f"折叠的代码没有印出来：{lost}"
+    for k, (start, end) in enumerate(pairwise([*starts, len(texts)])):
+        for n in range(start, end):
+            lines = [line.strip() for line in texts[n].strip().splitlines()]
+            assert str(n + 1) in lines, f"第 {n + 1} 页没有页码，或与别的章不连着"
+            if n > start and k > 0:
+                head = unicodedata.normalize("NFKC", "".join(lines[:4])).translate(RADICALS)
+                assert "LSTM实现与优化" in re.sub(r"\s", "", head), f"第 {n + 1} 页没有页眉：{head}"
+                assert re.sub(r"\s", "", top[k].title) in re.sub(r"\s", "", head), (
+                    f"第 {n + 1} 页的页眉：{head}"
+                )
     blank = [n for n, sheet in enumerate(reader.pages) if len(texts[n]) < 8 and not sheet.images]
     assert len(blank) <= len(names) // 3, f"空白页太多：{blank}"
     for page_number in range(len(reader.pages)):
