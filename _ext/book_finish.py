@@ -61,6 +61,11 @@ TEXTS = {
     ">Binder<": ">在 Binder 中打开<",
     ">Repository<": ">仓库<",
 }
+# 主题的提示气泡：触摸屏上点过按钮它就留着不走；浏览器自己的 title 就够了
+TOOLTIP = [
+    (re.compile(r'\s+data-bs-placement="[^"]*"\s+data-bs-toggle="tooltip"'), ""),
+    (re.compile(r'\bdata-bs-title="'), 'title="'),
+]
 # 读屏软件听到的名字要与看到的文字一致；参考文献表的条目不是列表项
 ACCESSIBILITY = [
     (re.compile(r'<summary aria-label="[^"]*"'), "<summary"),
@@ -160,7 +165,7 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
             part = ATTRIBUTE.sub(chinese_attribute, part)
             part = keep_punctuation(GATE_ORDER.sub("\\1\u00a0\\2\u00a0\\3\u00a0\\4", part))
             part = EMPTY_CELL.sub("", EMPTY_OUTPUT.sub("", part))
-            for pattern, replacement in EXERCISES:
+            for pattern, replacement in [*TOOLTIP, *EXERCISES]:
                 part = pattern.sub(replacement, part)
             for pattern, replacement in ACCESSIBILITY:
                 part = pattern.sub(replacement, pattern.sub(replacement, part))

@@ -6,6 +6,7 @@
   function markScrollers() {
     for (const block of document.querySelectorAll(scrollers)) {
       const wide = block.scrollWidth > block.clientWidth + 1;
+      if (block.querySelector(":scope > table")) block.classList.toggle("sticky-table", wide);
       if (wide && !block.hasAttribute("tabindex")) {
         block.setAttribute("tabindex", "0");
         if (!block.hasAttribute("role")) block.setAttribute("role", "region");
@@ -33,6 +34,20 @@
       box.className = "table-scroll";
       table.replaceWith(box);
       box.append(table);
+    }
+  }
+
+  // 表格横着拖的时候第一列不动；并了格的表里，下面各行的头一格不在第一列
+  function markFirstColumns() {
+    for (const table of document.querySelectorAll(".bd-article table")) {
+      let covered = 0; // 第一列的并格还要往下占几行
+      for (const row of table.rows) {
+        if (covered > 0) covered -= 1;
+        else if (row.cells.length > 1) {
+          row.cells[0].classList.add("first-column");
+          covered = row.cells[0].rowSpan - 1;
+        }
+      }
     }
   }
 
@@ -109,6 +124,7 @@
   window.addEventListener("afterprint", restore);
   document.addEventListener("DOMContentLoaded", () => {
     wrapTables();
+    markFirstColumns();
     markScrollers();
     nameDialogs();
     // 公式排好之后宽度才定
