@@ -7,6 +7,7 @@ from io import BytesIO
 
 import pytest
 from conftest import AXE, ROOT, need_axe
+from page_weights import limit, weigh
 from playwright.sync_api import expect
 from pypdf import PdfReader
 from site_server import pages_in_order
@@ -394,3 +395,75 @@ def test_the_print_button_prints_folded_code_and_a_running_head(visit, site_url)
     bare = [re.sub(r"\s", "", unicodedata.normalize("NFKC", sheet)) for sheet in sheets]
     assert all(title in sheet for sheet in bare[1:]), f"页眉里没有「{title}」：{bare[1][:80]}"
     assert all(f"{n}/{len(bare)}" in sheet for n, sheet in enumerate(bare, 1)), "没有页码"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_weight(browser, site_url, name):
+    weight = weigh(browser, site_url, name)
+    assert weight.parts.get(f"{name}.html", 0) > 1000 and weight.first > 50_000, "没有量到"
+    assert weight.total <= limit(name), (
+        f"{name} 要传 {weight.total / 1e3:.0f} kB，最重的：{weight.heaviest()}"
+    )
+
+
+def test_icons_are_drawn(visit, site_url):
+    """页面里的是 SVG，提示框标题前的是蒙版：都有大小，蒙版真的有图。"""
+    page, problems = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    sizes = page.locator("svg.book-icon").evaluate_all(
+        "all => all.filter(e => e.checkVisibility()).map(e => [e.clientWidth, e.clientHeight])"
+    )
+    assert len(sizes) >= 5 and all(8 <= side <= 32 for size in sizes for side in size), sizes
+    masks = page.evaluate(
+        """() => ["tip", "warning", "exercise"].map(kind => {
+             const title = document.querySelector(`.admonition.${kind} > .admonition-title`);
+             const style = getComputedStyle(title, "::after");
+             return [style.maskImage.slice(0, 24), parseFloat(style.width)]; })"""
+    )
+    assert all(mask.startswith('url("data:image/svg') and width > 10 for mask, width in masks), masks
+    assert len({page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--icon-{n}')")
+                for n in ("lightbulb", "pencil", "bell")}) == 3  # fmt: skip
+    assert not problems, problems
+
+
+def test_code_lines_are_apart(visit, site_url):
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    ratios = page.locator("article .cell_input pre").evaluate_all(
+        "all => all.map(e => parseFloat(getComputedStyle(e).lineHeight) / parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert ratios and all(abs(ratio - 1.6) < 0.02 for ratio in ratios), set(ratios)
+
+
+@pytest.mark.parametrize("name", ["chapters/ncnn", "chapters/int8"])
+def test_first_column_stays_while_a_table_is_dragged(visit, site_url, name):
+    page, _ = visit(width=390)
+    page.goto(f"{site_url}{name}.html", wait_until="load")
+    moved = page.evaluate(
+        """() => [...document.querySelectorAll(".sticky-table")].filter(b => b.checkVisibility()).map(box => {
+             const cells = [...box.querySelectorAll(".first-column")];
+             const other = box.querySelector("tr > :last-child");
+             const x = () => [...cells, other].map(c => c.getBoundingClientRect().x);
+             const before = x(); box.scrollLeft = 60; const after = x();
+             return before.map((v, k) => Math.round(v - after[k])); })"""
+    )
+    assert moved, "手机上没有一张表要横着拖"
+    for *stays, goes in moved:
+        assert goes > 0 and all(abs(shift) <= 1 for shift in stays), f"第一列跟着走了：{moved}"
+
+
+def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    for selector in ("article h2 .headerlink", "article .cell_input button.copybtn"):
+        shown = page.locator(selector).first.evaluate(
+            "e => [getComputedStyle(e).opacity, getComputedStyle(e).visibility]"
+        )
+        assert float(shown[0]) > 0.5 and shown[1] == "visible", f"触摸屏上看不见 {selector}：{shown}"
+    button = page.locator(".sidebar-toggle.primary-toggle")
+    assert button.get_attribute("title") == "展开或收起目录"
+    button.tap()
+    page.wait_for_timeout(400)
+    assert page.locator(".tooltip").count() == 0, "点了目录，提示气泡留着不走"
+    context.close()

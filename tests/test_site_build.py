@@ -1,5 +1,7 @@
 """建书本身：用同一份 _config.yml 建很小的书，看断言失败、缓存、仓库按钮各自的行为；以及各扩展的小测试。"""
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -15,16 +17,20 @@ from pathlib import Path
 from urllib.parse import quote
 
 import book_estimate
+import book_icons
 import book_indexes
 import nbformat
+import numpy as np
 import pytest
 from book_finish import extract_media, finish_page
 from book_key import content_key, library_key
 from bs4 import BeautifulSoup
 from compare_builds import compare
 from conftest import ROOT
+from PIL import Image
 from quick_build import JUPYTER_BOOK
 from site_server import serve
+from sphinx.errors import ExtensionError
 from zh_search import SearchChineseBigrams
 
 from lstm_lib import native
@@ -337,10 +343,53 @@ def test_media_is_moved_out_of_the_page(tmp_path):
     assert extract_media(small, tmp_path / "m", "") == small, "很小的图不该拆成文件"
 
 
+def test_pictures_are_stored_lighter_and_pixel_for_pixel(tmp_path):
+    wave = 127 + 127 * np.sin(np.linspace(0, 30, 300)[:, None] * np.linspace(0, 2, 400))
+    pixels = np.dstack([wave, 255 - wave, wave / 2, np.full_like(wave, 200)]).astype(np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    done = extract_media(f'<img alt="波" src="{address}" />', tmp_path / "m", "")
+    (saved,) = (tmp_path / "m").iterdir()
+    assert saved.suffix == ".webp" and f'src="_media/{saved.name}"' in done
+    assert saved.stat().st_size < len(png.getvalue())
+    with Image.open(saved) as image:
+        assert np.array_equal(np.asarray(image), pixels), "存的时候变了样"
+
+
 def test_code_and_english_prose_are_left_alone(tmp_path):
     html = '<body><pre>title="Search"</pre><a title="Search">x</a></body>'
     done = finish_page(html, tmp_path, "")
     assert '<pre>title="Search"</pre>' in done and '<a title="搜索">' in done
+
+
+def test_icons_are_written_into_the_page():
+    page = (
+        '<i class="fa-solid fa-list fa-lg" data-mode="x"></i><span class="fas fa-pencil-alt"></span><i>斜</i>'
+    )
+    done = book_icons.inline_icons(page)
+    assert done.count("<svg") == 2 and 'class="book-icon fa-list fa-lg" data-mode="x"' in done
+    assert done.endswith("<i>斜</i>") and book_icons.inline_icons(done) == done
+    with pytest.raises(ExtensionError, match="没有 no-such 这个图标"):
+        book_icons.inline_icons('<i class="fa-solid fa-no-such"></i>')
+    style = book_icons.slim_style()
+    assert "Awesome 6 Brands" not in re.sub(r"\.fa[^{]*\{[^}]*\}", "", style).partition("@font-face")[2]
+    assert ".fa-ghost:before" not in style and ".fa-lg" in style and "--icon-bell:url(" in style
+
+
+def test_mathjax_goes_only_where_there_is_no_formula():
+    script = '<script defer="defer" src="../_static/mathjax/tex-chtml.js?v=1"></script>'
+    without = ["<p>一元 $5</p>", "<pre>\\(x\\)</pre>", '<code class="math">x</code>']
+    formulas = [
+        '<span class="math notranslate">',
+        "<td>$h_t$</td>",
+        "<p>\\(x\\)</p>",
+        '<div class="amsmath">',
+    ]
+    for body in without:
+        assert script not in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
+    for body in formulas:
+        assert script in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
 
 
 def test_keys_follow_what_they_watch(tmp_path):

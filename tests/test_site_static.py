@@ -9,7 +9,6 @@ import pytest
 from bs4 import BeautifulSoup
 from check_links import check_internal
 from conftest import ROOT
-from page_weights import LIMIT, resources, weigh
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -133,13 +132,20 @@ def test_internal_links_and_anchors(book_site):
     assert not broken, "坏链接：\n" + "\n".join(broken)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_weight(book_site, name):
-    html, total = weigh(book_site, name)
-    parts = sorted(((p.stat().st_size, p.name) for p in resources(book_site / f"{name}.html")), reverse=True)
-    assert total <= LIMIT, (
-        f"{name} 首次打开要传 {total / 1e6:.2f} MB（HTML {html / 1e3:.0f} kB），最大的：{parts[:5]}"
-    )
+def test_scripts_only_where_they_are_needed(soups, book_site):
+    """没有公式的页不载入 MathJax，有的都载入；图标写在页面里，不载入 Font Awesome。"""
+    with_formulas = {name for name, soup in soups.items() if article(soup).select(".math, .amsmath")}
+    with_mathjax = {
+        name for name, soup in soups.items() if any("mathjax" in s["src"] for s in soup.select("script[src]"))
+    }
+    assert with_formulas and with_formulas <= with_mathjax
+    assert with_mathjax - with_formulas <= {n for n in PAGES if "$" in article(soups[n]).get_text()}
+    assert "index" not in with_mathjax
+    for name, soup in soups.items():
+        assert not [s["src"] for s in soup.select("script[src]") if "fontawesome" in s["src"]], name
+        assert not soup.select("i[class*=fa-], span[class*=fa-]"), f"{name} 里还有靠字体画的图标"
+        assert len(soup.select("svg.book-icon")) >= 6, f"{name} 的图标没有画出来"
+    assert not list((book_site / "_static").rglob("fa-*.woff2"))
 
 
 def test_download_button_gives_the_notebook(soups, book_site):
