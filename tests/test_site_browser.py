@@ -324,6 +324,32 @@ def test_folded_answers_open(visit, site_url):
     assert opened > 0, "全书没有一个折叠的解答"
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_whole_bar_of_an_answer_opens_it(visit, site_url, width):
+    page, problems = visit(width)
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    bar = page.locator(".admonition.solution.toggle > .admonition-title").first
+    box, size = bar.locator("xpath=.."), bar.bounding_box()
+    for part in (0.02, 0.15, 0.3, 0.5, 0.7, 0.97):
+        hidden = "toggle-hidden" in box.get_attribute("class")
+        bar.click(position={"x": size["width"] * part, "y": size["height"] / 2})
+        assert ("toggle-hidden" in box.get_attribute("class")) != hidden, f"点在 {part:.0%} 处没有反应"
+    assert page.url.endswith("gates.html"), "点标题里的字，却跳走了"
+    assert not problems, problems
+
+
+def test_links_to_sections_with_chinese_names_arrive(visit, site_url):
+    page, problems = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    link = page.locator("#pst-secondary-sidebar a[href^='#']").nth(7)
+    target = link.get_attribute("href").removeprefix("#")
+    assert re.search("[一-鿿]", target), target
+    page.goto(f"{site_url}chapters/gates.html#{target}", wait_until="load")
+    expect(page.locator(f"[id='{target}'] > :is(h2, h3)"), "没有滚到那一节").to_be_in_viewport()
+    page.wait_for_timeout(500)
+    assert not problems, problems
+
+
 def test_phone_contents_close_when_a_section_is_chosen(visit, site_url):
     page, problems = visit(width=390)
     page.goto(f"{site_url}chapters/gates.html", wait_until="load")

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
 
+import book_anchors
 import book_estimate
 import book_icons
 import book_indexes
@@ -390,6 +391,42 @@ def test_mathjax_goes_only_where_there_is_no_formula():
         assert script not in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
     for body in formulas:
         assert script in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
+
+
+@pytest.mark.parametrize(
+    ("title", "anchor"),
+    [
+        ("门", "门"),
+        ("普通的 RNN 为什么记不住", "普通的-rnn-为什么记不住"),
+        ("细胞状态：一条直通的路", "细胞状态-一条直通的路"),
+        ("`weight_ih_l0`（输入权重）", "weight_ih_l0-输入权重"),
+        ("16 个单元", "s-16-个单元"),
+        ("ＬＳＴＭ？", "lstm"),
+        ("……", ""),
+    ],
+)
+def test_anchor_of_a_title(title, anchor):
+    assert book_anchors.slug(title) == anchor
+
+
+def test_anchors_of_repeated_and_labelled_sections(tiny_book):
+    (tiny_book / "index.md").write_text(
+        "# 小书\n\n## 门\n\n甲\n\n## 门\n\n乙\n\n(gate-section)=\n## 写明的门\n\n见{ref}`那一节<gate-section>`。\n\n"
+        "## 用 autograd\n\n丙\n\n```{exercise}\n:label: ex-a\n做。\n```\n\n"
+        "```{solution} ex-a\n做了。\n```\n\n```{exercise}\n:label: ex-b\n再做。\n```\n",
+        encoding="utf-8",
+    )
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    done = build(tiny_book, *STRICT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    soup = BeautifulSoup(page(tiny_book, "index"), "html.parser")
+    sections = [s["id"] for s in soup.select("article section:has(> h2)")]
+    assert sections == ["门", "门-2", "gate-section", "用-autograd"]
+    assert soup.find(id="autograd") and soup.find(id="写明的门"), "别名也要能到"
+    assert soup.select_one("article p a.reference.internal[href='#gate-section']")
+    assert soup.find(id="ex-a-content") and soup.find(id="ex-b-content")
+    names = [tag["id"] for tag in soup.find_all(id=True)]
+    assert len(names) == len(set(names)), names
 
 
 def test_keys_follow_what_they_watch(tmp_path):

@@ -61,6 +61,23 @@ def test_headings_are_in_order(soups):
         assert not jumps, f"{name} 的标题跳级：{jumps}"
 
 
+def test_anchors_are_readable_and_unique(soups):
+    """每一节的锚点读得出是哪一节；一页里没有两个同名的。"""
+    for name, soup in soups.items():
+        sections = [
+            s for s in article(soup).find_all("section") if s.find(re.compile("^h[1-6]$"), recursive=False)
+        ]
+        assert sections, name
+        for section in sections:
+            assert not re.fullmatch(r"id\d+", section["id"]), f"{name} 有一节的锚点是 {section['id']}"
+            title = section.find(re.compile("^h[1-6]$"), recursive=False).get_text()
+            han = set(re.findall("[一-鿿]", title))
+            assert han <= set(section["id"]), f"{name}：「{title}」的锚点是 {section['id']}"
+        names = [tag["id"] for tag in soup.find_all(id=True) if not tag.find_parent("svg")]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        assert not twice, f"{name} 有同名的锚点：{twice}"
+
+
 def test_every_picture_has_an_alternative_text(soups):
     for name, soup in soups.items():
         body = article(soup)
