@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pydata_sphinx_theme
+from book_finish import EXTRA_PAGES
 from sphinx.errors import ExtensionError
 
 STATIC = Path(pydata_sphinx_theme.__file__).parent / "theme" / "pydata_sphinx_theme" / "static"
@@ -105,7 +106,7 @@ def lighten(app, exception):
             path.unlink()
     # 样式表的内容变了，地址里的版本也要变，浏览器才不拿旧的
     version = rf"\g<1>{hashlib.sha256(style.encode()).hexdigest()[:8]}"
-    for name in [*app.env.found_docs, "search", "genindex"]:
+    for name in [*app.env.found_docs, *EXTRA_PAGES]:
         path = site / f"{name}.html"
         if path.is_file():
             page = SCRIPT.sub("", path.read_text(encoding="utf-8"))

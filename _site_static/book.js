@@ -73,6 +73,14 @@
     true,
   );
 
+  // ← → 翻到相邻的章（doctools.js 管）；正在播放器、滑块、横着拖的块、对话框里用方向键时不翻
+  const usesArrows = "audio, video, dialog, [role='slider'], [role='region'], [role='tablist'], [contenteditable='true']";
+  document.addEventListener("DOMContentLoaded", () =>
+    document.body.addEventListener("keydown", (event) => {
+      if (/^Arrow(Left|Right)$/.test(event.key) && event.target.closest(usesArrows)) event.stopPropagation();
+    }),
+  );
+
   // 手机上的本页目录是一个对话框：点了条目就收起来，焦点跟到那一节
   document.addEventListener("click", (event) => {
     const link = event.target.closest("#pst-secondary-sidebar-modal a[href^='#']");

@@ -493,3 +493,41 @@ def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
     page.wait_for_timeout(400)
     assert page.locator(".tooltip").count() == 0, "点了目录，提示气泡留着不走"
     context.close()
+
+
+def test_arrow_keys_turn_to_the_neighbouring_chapter(visit, site_url):
+    """← → 翻章；正在打字、在播放器里、在横着拖的块里时不翻。"""
+    page, problems = visit(width=700)
+    here = f"{site_url}chapters/gates.html"
+    page.goto(here, wait_until="load")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/chapters/weights.html")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(here)
+    page.wait_for_load_state("load")
+    page.evaluate(
+        """() => { const a = document.querySelector("article");
+             a.insertAdjacentHTML("afterbegin", "<input id='try-input'><textarea id='try-area'></textarea>" +
+               "<audio id='try-audio' controls tabindex='0'></audio><div id='try-slider' role='slider' tabindex='0' " +
+               "aria-valuenow='1' aria-label='x'>滑块</div>"); }"""
+    )
+    for selector in ("#try-input", "#try-area", "#try-audio", "#try-slider", "article pre[tabindex='0']"):
+        page.locator(selector).first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(150)
+        assert page.url == here, f"在 {selector} 里按方向键，却翻了章"
+    page.keyboard.press("Control+k")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(150)
+    assert page.url == here, "正在搜索框里，却翻了章"
+    assert not problems, problems
+
+
+def test_missing_page_looks_like_the_book(visit, site_url):
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/no/such/page.html", wait_until="load")
+    assert page.locator("article h1").inner_text().startswith("没有这一页")
+    assert page.locator(".bd-sidebar-primary a.reference").count() > 10
+    page.locator("article a", has_text="首页").click()
+    page.wait_for_url("**/index.html")

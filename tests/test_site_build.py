@@ -15,11 +15,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
 import book_anchors
 import book_estimate
 import book_icons
 import book_indexes
+import book_meta
+import book_sharing
 import nbformat
 import numpy as np
 import pytest
@@ -147,6 +150,78 @@ def test_launch_buttons_appear_with_an_address(tiny_book):
     address = "https://colab.research.google.com/github/someone/lstm-book/blob/main/chapters/one.ipynb"
     assert address in text, "配了地址，Colab 按钮没有出现或指错"
     assert "mybinder.org/v2/gh/someone/lstm-book/main" in text, "配了地址，Binder 按钮没有出现"
+
+
+def test_a_published_site_knows_its_address(tiny_book, browser):
+    """知道地址时：规范网址、网站地图、每页一张卡片，404 页在子路径下也完整。"""
+    (tiny_book / "index.md").write_text("# 小书\n\n这是首页，只有一句话。\n\n## 门\n\n甲\n", encoding="utf-8")
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    done = build(tiny_book, *STRICT, BOOK_REPOSITORY_URL="https://github.com/Someone/lstm-book")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    site, base = tiny_book / "_build" / "html", "https://someone.github.io/lstm-book/"
+    cards = set()
+    for name, address in (("index", base), ("chapters/one", f"{base}chapters/one.html")):
+        soup = BeautifulSoup(page(tiny_book, name), "html.parser")
+        (canonical,) = soup.find_all("link", rel="canonical")
+        assert canonical["href"] in (address, f"{base}{name}.html")
+        found = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert found["og:url"] == address and found["og:image"].startswith(base)
+        with Image.open(site / found["og:image"].removeprefix(base)) as image:
+            assert image.size == (1200, 630)
+            shades = np.asarray(image.convert("L"))
+            assert (shades > 200).sum() > 2000, "卡片上没有字"
+            cards.add(image.tobytes())
+    assert len(cards) == 2, "两页的卡片一样"
+    urls = ElementTree.parse(site / "sitemap.xml").getroot().findall(".//{*}loc")
+    assert sorted(url.text for url in urls) == [base, f"{base}chapters/one.html"]
+    # 放进子路径，打开一个不存在的深地址
+    root = tiny_book / "server"
+    root.mkdir()
+    shutil.copytree(site, root / "lstm-book")
+    shutil.copy(site / "404.html", root / "404.html")
+    tab, failed = browser.new_page(), []
+    tab.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+    with serve(root) as address:
+        tab.goto(f"{address}lstm-book/no/such/page.html", wait_until="networkidle")
+        lost = [url for url in failed if "logo" not in url]  # 标志不在小书里
+        assert lost == [tab.url], "404 页取不到它的样式或脚本"
+        assert tab.locator("article h1").inner_text().startswith("没有这一页")
+        assert tab.locator(".bd-sidebar-primary a", has_text="小书的一章").count() == 1
+        assert tab.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
+        tab.locator("article a", has_text="首页").click()
+        tab.wait_for_url("**/lstm-book/index.html")
+    tab.close()
+
+
+def test_without_an_address_nothing_points_anywhere(tiny_book):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    assert build(tiny_book).returncode == 0
+    site = tiny_book / "_build" / "html"
+    text = page(tiny_book)
+    assert 'rel="canonical"' not in text and "og:url" not in text and "og:image" not in text
+    assert not (site / "sitemap.xml").exists() and not (site / "_static" / "cards").exists()
+    assert 'href="/index.html"' in (site / "404.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("repository", "address"),
+    [
+        ("https://github.com/Someone/lstm-book", "https://someone.github.io/lstm-book"),
+        ("https://github.com/someone/lstm-book.git", "https://someone.github.io/lstm-book"),
+        ("https://github.com/someone/someone.github.io", "https://someone.github.io"),
+        ("https://gitlab.com/someone/lstm-book", ""),
+        ("", ""),
+    ],
+)
+def test_address_of_the_published_site(repository, address):
+    assert book_meta.pages_address(repository) == address
+
+
+def test_words_on_a_card_break_like_a_book():
+    face = book_sharing.font(68)
+    lines = book_sharing.wrap("基于 LSTM 的语音增强：IRM 网络，导出 ONNX 与化简", face, 640)
+    assert len(lines) >= 2 and all(face.getlength(line.rstrip()) <= 640 for line in lines)
+    assert not any(line[0] in "，。：； " for line in lines) and "LSTM" in "|".join(lines)
 
 
 class Site(BaseHTTPRequestHandler):

@@ -9,6 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from check_links import check_internal
 from conftest import ROOT
+from PIL import Image
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -50,6 +51,21 @@ def test_language_title_and_description(soups):
         assert 10 <= len(descriptions[name]) <= 160, f"{name} 的描述长 {len(descriptions[name])} 字"
     assert len(set(titles.values())) == len(titles), f"有重复的页面标题：{titles}"
     assert len(set(descriptions.values())) == len(descriptions), f"有重复的描述：{descriptions}"
+
+
+def test_one_viewport_an_icon_and_a_card_on_every_page(soups, book_site):
+    for name, soup in soups.items():
+        assert len(soup.find_all("meta", attrs={"name": "viewport"})) == 1, name
+        icon = soup.find("link", rel="apple-touch-icon")["href"]
+        path = (book_site / f"{name}.html").parent / icon
+        with Image.open(path) as image:
+            assert image.format == "PNG" and image.size == (180, 180)
+            corner, middle = image.getpixel((1, 1)), image.getpixel((90, 30))
+            assert corner[3] < 60 and middle[3] == 255, "图标应是圆角、中间不透明"
+        card = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert card["og:title"] in soup.title.get_text() and card["og:locale"] == "zh_CN", name
+        assert card["og:description"] == soup.find("meta", attrs={"name": "description"})["content"]
+        assert card["og:type"] == ("website" if name == "index" else "article")
 
 
 def test_headings_are_in_order(soups):
