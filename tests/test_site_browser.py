@@ -218,7 +218,7 @@ def search_again(page, base, text):
 
 def test_search_finds_every_glossary_term(visit, site_url, book_site):
     source = (book_site / "_static" / "search_homes.js").read_text(encoding="utf-8")
-    homes = json.loads(source[source.index("{") : source.rindex("}") + 1])
+    homes = json.loads(re.search(r"SEARCH_HOMES = (.*);", source)[1])
     assert len(homes) >= 40, f"术语表只有 {len(homes)} 个词带出处"
     page, problems = visit()
     wrong = {}
@@ -262,6 +262,68 @@ def test_search_understands_mixed_and_english_queries(visit, site_url, text, hom
     page, problems = visit()
     results = search(page, site_url, text)
     assert results and results[0] == home, f"搜「{text}」，第一条是 {results[:3]}"
+    assert not problems, problems
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("安装", "index"),
+        ("BiLSTM", "chapters/handwritten"),
+        ("门的顺序", "chapters/weights"),
+        ("iofc", "chapters/weights"),
+        ("batch first", "chapters/"),
+    ],
+)
+def test_search_knows_other_ways_to_say_it(visit, site_url, text, home):
+    page, problems = visit()
+    results = search(page, site_url, text)
+    assert results and results[0].startswith(home), f"搜「{text}」，第一条是 {results[:3]}"
+    hits = page.locator("ul.search > li:first-child ul.section-hits a")
+    hits.first.wait_for()
+    assert not problems, problems
+
+
+def test_cards_come_first_and_lead_to_their_place(visit, site_url):
+    """坑与术语的卡片在各页之前；每张都跳得到。"""
+    page, problems = visit()
+    for text, kind, name in (
+        ("门顺序", "术语", "门顺序"),
+        ("batch first", "坑", None),
+        ("forget gate", "术语", "遗忘门"),
+    ):
+        search(page, site_url, text)
+        cards = page.locator("ul.search-cards > li")
+        assert cards.count() >= 1, f"搜「{text}」没有卡片"
+        kinds = cards.locator(".search-card-kind").all_inner_texts()
+        assert kind in kinds, f"搜「{text}」没有{kind}的卡片：{kinds}"
+        card = cards.nth(kinds.index(kind))
+        assert name is None or card.locator("a").inner_text() == name
+        above = page.evaluate(
+            "() => document.querySelector('.search-cards').compareDocumentPosition("
+            "document.querySelector('ul.search')) & Node.DOCUMENT_POSITION_FOLLOWING"
+        )
+        assert above, "卡片应在各页之前"
+        card.locator("a").click()
+        page.wait_for_load_state("load")
+        anchor = page.evaluate("() => decodeURIComponent(location.hash.slice(1))")
+        expect(page.locator(f"[id='{anchor}']"), f"{anchor} 不在屏幕里").to_be_in_viewport()
+    assert search(page, site_url, "鸑鷟鸂鶒") == [] and page.locator(".search-cards").count() == 0
+    assert not problems, problems
+
+
+def test_section_hits_hold_the_words(visit, site_url):
+    """结果里列出的小节真的含着要搜的词，点了就到那一节。"""
+    page, problems = visit()
+    search(page, site_url, "半衰期")
+    hit = page.locator("ul.section-hits a").first
+    hit.wait_for()
+    hit.click()
+    page.wait_for_load_state("load")
+    anchor = page.evaluate("() => decodeURIComponent(location.hash.slice(1))")
+    section = page.locator(f"section[id='{anchor}']")
+    assert "半衰期" in section.inner_text()
+    expect(section.locator(":is(h2, h3)").first).to_be_in_viewport()
     assert not problems, problems
 
 
