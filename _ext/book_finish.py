@@ -6,13 +6,17 @@
 import base64
 import hashlib
 import html
+import io
 import re
 from pathlib import Path
 
+from PIL import Image
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
 MEDIA = "_media"
+EXTRA_PAGES = ("search", "genindex", "404")  # 不是文稿写成的页
+VIEWPORT = re.compile(r'\s*<meta name="viewport"[^>]*>')
 KEEP_INLINE = 4096  # 字节；比这更小的图片留在页面里，省一次请求
 
 ATTRIBUTES = {
@@ -61,6 +65,11 @@ TEXTS = {
     ">Binder<": ">在 Binder 中打开<",
     ">Repository<": ">仓库<",
 }
+# 主题的提示气泡：触摸屏上点过按钮它就留着不走；浏览器自己的 title 就够了
+TOOLTIP = [
+    (re.compile(r'\s+data-bs-placement="[^"]*"\s+data-bs-toggle="tooltip"'), ""),
+    (re.compile(r'\bdata-bs-title="'), 'title="'),
+]
 # 读屏软件听到的名字要与看到的文字一致；参考文献表的条目不是列表项
 ACCESSIBILITY = [
     (re.compile(r'<summary aria-label="[^"]*"'), "<summary"),
@@ -97,8 +106,24 @@ SEARCH_SCRIPTS = re.compile(
 EMPTY_OUTPUT = re.compile(r'<div class="output text_html">\s*</div>')
 EMPTY_CELL = re.compile(r'<div class="cell_output docutils container">\s*</div>')
 DATA_URI = re.compile(r"data:(audio|image)/([a-z0-9.+-]+);base64,([A-Za-z0-9+/=\s]+)")
-SUFFIX = {"mpeg": "mp3", "x-wav": "wav", "wave": "wav", "svg+xml": "svg", "jpeg": "jpg", "x-flac": "flac"}
+SUFFIX = {
+    "png": "webp",
+    "mpeg": "mp3",
+    "x-wav": "wav",
+    "wave": "wav",
+    "svg+xml": "svg",
+    "jpeg": "jpg",
+    "x-flac": "flac",
+}
 ATTRIBUTE = re.compile(r'\b(title|aria-label|placeholder|alt|data-bs-title|data-tooltip)="([^"<>]*)"')
+
+
+def smaller(png: bytes) -> bytes:
+    """同一张图存成无损的 WebP，每个像素都不变，轻三成上下。"""
+    target = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.save(target, "WEBP", lossless=True, quality=100, exact=True)
+    return target.getvalue()
 
 
 def extract_media(page: str, folder: Path, prefix: str) -> str:
@@ -113,7 +138,7 @@ def extract_media(page: str, folder: Path, prefix: str) -> str:
         folder.mkdir(exist_ok=True)
         target = folder / name
         if not target.exists():
-            target.write_bytes(data)
+            target.write_bytes(smaller(data) if subtype == "png" else data)
         return f"{prefix}{MEDIA}/{name}"
 
     return DATA_URI.sub(save, page)
@@ -151,6 +176,9 @@ def chinese_attribute(match):
 def finish_page(page: str, folder: Path, prefix: str) -> str:
     """一页的全部手续；再做一遍结果不变。"""
     head, start, body = page.partition("<body")
+    first = VIEWPORT.search(head)
+    if first:  # 主题、Sphinx 与模板各写了一个
+        head = head[: first.end()] + VIEWPORT.sub("", head[first.end() :])
     body = extract_media(body, folder, prefix)
     scripts = re.split(r"(<script\b.*?</script>|<pre\b.*?</pre>|<svg\b.*?</svg>)", body, flags=re.S)
     in_article = False  # 正文里的图才懒加载；标志之类的一开始就看得见
@@ -160,7 +188,7 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
             part = ATTRIBUTE.sub(chinese_attribute, part)
             part = keep_punctuation(GATE_ORDER.sub("\\1\u00a0\\2\u00a0\\3\u00a0\\4", part))
             part = EMPTY_CELL.sub("", EMPTY_OUTPUT.sub("", part))
-            for pattern, replacement in EXERCISES:
+            for pattern, replacement in [*TOOLTIP, *EXERCISES]:
                 part = pattern.sub(replacement, part)
             for pattern, replacement in ACCESSIBILITY:
                 part = pattern.sub(replacement, pattern.sub(replacement, part))
@@ -180,7 +208,7 @@ def finish_site(app, exception):
     if exception is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
-    pages = {site / f"{name}.html" for name in [*app.env.found_docs, "search", "genindex"]}
+    pages = {site / f"{name}.html" for name in [*app.env.found_docs, *EXTRA_PAGES]}
     for path in sorted(pages):
         if not path.is_file():
             continue
@@ -189,29 +217,6 @@ def finish_site(app, exception):
             page = SEARCH_SCRIPTS.sub("", page)
         prefix = "../" * (len(path.relative_to(site).parts) - 1)
         path.write_text(finish_page(page, site / MEDIA, prefix), encoding="utf-8")
-
-
-NOT_FOUND = """<!DOCTYPE html>
-<html lang="zh-CN">
-<head>
-<meta charset="utf-8" />
-<meta name="viewport" content="width=device-width, initial-scale=1" />
-<title>没有这一页 - LSTM 实现与优化</title>
-<style>body {{ font: 1.1rem/1.8 system-ui, sans-serif; max-width: 34rem; margin: 18vh auto; padding: 0 1rem; }}</style>
-</head>
-<body>
-<h1>没有这一页</h1>
-<p>地址可能写错了，也可能这一页换了名字。<a href="{home}">回到《LSTM 实现与优化》的首页</a>，从目录里找，或者搜一搜。</p>
-</body>
-</html>
-"""
-
-
-def write_not_found(app, exception):
-    """找不到页面时的中文页；GitHub Pages 认 404.html 这个名字。任何深度的地址都可能落到它，链接要用全址。"""
-    if exception is None and app.builder.format == "html":
-        home = html.escape(app.config.html_baseurl or "/", quote=True)
-        (Path(app.outdir) / "404.html").write_text(NOT_FOUND.format(home=home), encoding="utf-8")
 
 
 def make_static_folder(app):
@@ -226,5 +231,4 @@ def make_static_folder(app):
 def setup(app):
     app.connect("builder-inited", make_static_folder)
     app.connect("build-finished", finish_site, priority=900)
-    app.connect("build-finished", write_not_found)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

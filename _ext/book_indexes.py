@@ -84,6 +84,14 @@ def english_names(item) -> list[str]:
     return [match.group(0)] if match else []
 
 
+def glossary_card(item) -> tuple[list[str], str, str]:
+    """术语条目的（各种叫法，锚点，解释的第一段；「见某章」不要）。"""
+    terms = list(item.findall(nodes.term))
+    paragraph = next(iter(item.findall(nodes.paragraph)), None)
+    text = re.sub(r"[，。；]?\s*见[^。]*。\s*$", "。", paragraph.astext()) if paragraph is not None else ""
+    return [term.astext() for term in terms] + english_names(item), terms[0]["ids"][0], text
+
+
 def collect(app, doctree):
     env, docname = app.env, app.env.docname
     found = []
@@ -96,9 +104,11 @@ def collect(app, doctree):
             found.append((node["ids"][-1], title.astext() if title else "（无题）", symptom))
     env.pitfalls = {**getattr(env, "pitfalls", {}), docname: found}
     homes = {k: v for k, v in getattr(env, "glossary_homes", {}).items() if v[0] != docname}
+    entries = []
     for item in doctree.findall(nodes.definition_list_item):
         if "glossary" not in item.parent.get("classes", []):
             continue
+        entries.append(glossary_card(item))
         home = next((x["reftarget"] for x in item.findall(pending_xref) if x.get("reftype") == "doc"), None)
         if home is None:
             continue
@@ -108,6 +118,7 @@ def collect(app, doctree):
         for name in english_names(item):  # 与别的词条同名时，以那个词条为准
             homes.setdefault(name.strip().lower(), (docname, home))
     env.glossary_homes = homes
+    env.glossary_entries = {**getattr(env, "glossary_entries", {}), docname: entries}
     env.reading = {**getattr(env, "reading", {}), docname: reading_minutes(doctree)}
     env.indexed_pages = getattr(env, "indexed_pages", set()) - {docname}
     if any(True for _ in doctree.findall(placeholder)):
@@ -116,6 +127,7 @@ def collect(app, doctree):
 
 def purge(app, env, docname):
     getattr(env, "pitfalls", {}).pop(docname, None)
+    getattr(env, "glossary_entries", {}).pop(docname, None)
     getattr(env, "indexed_pages", set()).discard(docname)
 
 
@@ -273,6 +285,23 @@ def simplify_homes(app, env):
     return []
 
 
+def gather_cards(app, env):
+    """搜索页最上面的卡片：坑与术语，各有名字、地址与一句话。"""
+    suffix = app.builder.get_target_uri if app.builder.format == "html" else str
+    app.search_cards = [
+        {"kind": "坑", "names": [re.sub(r"^坑[:：]\s*", "", title)], "href": f"{suffix(docname)}#{anchor}",
+         "text": "".join(node.astext() for node in symptom)}
+        for docname in docs_in_order(env)
+        for anchor, title, symptom in getattr(env, "pitfalls", {}).get(docname, ())
+    ]  # fmt: skip
+    app.search_cards += [
+        {"kind": "术语", "names": names, "href": f"{suffix(docname)}#{anchor}", "text": text}
+        for docname, entries in sorted(getattr(env, "glossary_entries", {}).items())
+        for names, anchor, text in entries
+    ]
+    return []
+
+
 def setup(app):
     app.add_node(placeholder)
     for kind, name in (
@@ -287,5 +316,6 @@ def setup(app):
     app.connect("env-purge-doc", purge)
     app.connect("env-updated", rewrite)
     app.connect("env-updated", simplify_homes)
+    app.connect("env-updated", gather_cards)
     app.add_post_transform(FillPlaceholders)
     return {"parallel_read_safe": False, "parallel_write_safe": True}

@@ -103,15 +103,102 @@ if (typeof Search !== "undefined") {
       .filter((page) => page.hits >= least)
       .map((page) => [...page.row.slice(0, 4), page.score / wanted.length, page.row[5]]);
   };
-  // 查询正好是术语表里的词，而正文里没有原样出现时，也给出讲它的那一章
   const perform = Search._performSearch;
-  Search._performSearch = (query, ...rest) => {
-    const results = perform(query, ...rest);
-    const home = (window.SEARCH_HOMES || {})[Scorer.normalize(query)];
-    if (!home || results.some((row) => row[0] === home)) return results;
-    const { docnames, titles, filenames } = Search._index;
-    const k = docnames.indexOf(home);
-    return k < 0 ? results : [...results, [home, titles[k], "", null, 300, filenames[k]]];
+  Search._performSearch = (query, terms, excluded, lit, objects) => {
+    const plain = Scorer.normalize(query), others = [...new Set(Scorer.alternatives(plain))];
+    const found = new Map();
+    const add = (rows) => {
+      for (const row of rows) {
+        const key = row[0] + row[2];
+        if (!found.has(key) || found.get(key)[4] < row[4]) found.set(key, row);
+      }
+    };
+    add(perform(query, terms, excluded, lit, objects));
+    for (const other of others) {
+      const [said, words, unwanted, shown, names] = Search._parseQuery(other);
+      add(perform(said, words, unwanted, shown, names));
+      for (const word of words) terms.add(word); // 摘要与小节也按书里的说法找
+      for (const word of shown) lit.add(word);
+    }
+    localStorage.setItem("sphinx_highlight_terms", [...lit].join(" "));
+    // 查询正好是术语表里的词，而正文里没有原样出现时，也给出讲它的那一章
+    const home = [plain, ...others].map((q) => (window.SEARCH_HOMES || {})[q]).find(Boolean);
+    const { docnames, titles, filenames } = Search._index, k = docnames.indexOf(home);
+    if (k >= 0 && ![...found.values()].some((row) => row[0] === home)) {
+      found.set(home, [home, titles[k], "", null, 300, filenames[k]]);
+    }
+    showCards([plain, ...others]);
+    return [...found.values()].sort(_orderResultsByScoreThenName);
+  };
+  // 坑与术语的卡片排在各页之前：名字对得上的在先，其次是话里有全部的词的
+  function showCards(queries) {
+    const rank = (card) => {
+      const names = card.names.map((name) => name.toLowerCase());
+      const all = [...names, card.text.toLowerCase()].join(" ");
+      return Math.max(
+        ...queries.map((query) => {
+          const words = splitQuery(query).filter((word) => word.length > 1);
+          if (names.includes(query)) return 100;
+          if (query.length > 1 && names.some((name) => name.includes(query))) return 70;
+          const inside = names.filter((name) => name.length > 1 && query.includes(name)).map((name) => name.length);
+          if (inside.length) return 30 + (30 * Math.max(...inside)) / query.length;
+          return words.length && words.every((word) => all.includes(word)) ? 20 : 0;
+        }),
+      );
+    };
+    const ranked = (window.SEARCH_CARDS || []).map((card) => [rank(card), card]).filter(([score]) => score > 0);
+    ranked.sort((a, b) => b[0] - a[0]);
+    const best = ["术语", "坑"].flatMap((kind) => ranked.filter(([, card]) => card.kind === kind).slice(0, 2));
+    best.sort((a, b) => b[0] - a[0]);
+    if (!best.length) return;
+    const list = document.createElement("ul");
+    list.className = "search-cards";
+    for (const [, card] of best) {
+      const item = list.appendChild(document.createElement("li"));
+      const kind = item.appendChild(document.createElement("span"));
+      kind.className = "search-card-kind";
+      kind.textContent = card.kind;
+      const link = item.appendChild(document.createElement("a"));
+      link.href = card.href;
+      link.textContent = card.names[0];
+      item.appendChild(document.createElement("p")).textContent = card.text;
+    }
+    Search.output.before(list);
+  }
+  // 摘要之后给出这一页里最对得上的几节，直接跳到那里
+  const summarize = Search.makeSearchSummary;
+  Search.makeSearchSummary = (html, keywords, anchor) => {
+    const summary = summarize(html, keywords, anchor);
+    const name = html.match(/DOCUMENTATION_OPTIONS\.pagename = '([^']+)'/)?.[1];
+    if (!summary || anchor || !name) return summary;
+    const box = document.createElement("div");
+    box.append(summary);
+    const page = new DOMParser().parseFromString(html, "text/html");
+    const words = [...keywords].filter((word) => word.length > 1 || /[^\x00-\x7f]/.test(word));
+    const hits = [...page.querySelectorAll("article section[id]")].flatMap((section) => {
+      const heading = section.querySelector(":scope > :is(h2, h3, h4)");
+      if (!heading) return [];
+      heading.querySelectorAll(".headerlink").forEach((link) => link.remove());
+      const own = section.cloneNode(true);
+      own.querySelectorAll("section").forEach((inner) => inner.remove());
+      const text = own.textContent.toLowerCase(), title = heading.textContent.toLowerCase();
+      const count = (where) => words.filter((word) => where.includes(word)).length;
+      const times = words.reduce((sum, word) => sum + text.split(word).length - 1, 0);
+      return [{ id: section.id, title: heading.textContent.trim(), hits: count(text), named: count(title), times }];
+    });
+    const most = Math.max(0, ...hits.map((hit) => hit.hits));
+    const best = hits.filter((hit) => hit.hits === most && most > 0);
+    best.sort((a, b) => b.named - a.named || b.times - a.times);
+    if (best.length) {
+      const list = box.appendChild(document.createElement("ul"));
+      list.className = "section-hits";
+      for (const hit of best.slice(0, 3)) {
+        const link = list.appendChild(document.createElement("li")).appendChild(document.createElement("a"));
+        link.href = `${name}.html#${hit.id}`;
+        link.textContent = hit.title;
+      }
+    }
+    return box;
   };
   // 摘要只取正文，不要页首的按钮与打印用的目录
   Search.htmlToText = (html, anchor) => {

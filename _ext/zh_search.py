@@ -24,6 +24,27 @@ WORD = re.compile("[A-Za-z0-9_]+")
 NUMBER = re.compile(r"\d[\w.,]*")
 BLOCK_END = re.compile(r"</(?:td|th|tr|p|div|li|pre|h\d|text|tspan|summary)>|<br\b[^>]*>", re.IGNORECASE)
 
+# 读者会这样问 → 书里这样说；左边的出现在查询里，就连右边的一起搜
+SYNONYMS = {
+    "安装": "pip install",
+    "怎么装": "pip install",
+    "install": "pip install",
+    "bilstm": "双向",
+    "bi-lstm": "双向",
+    "bidirectional": "双向",
+    "门的顺序": "门顺序",
+    "门的次序": "门顺序",
+    "门次序": "门顺序",
+    "gate order": "门顺序",
+    "iofc": "门顺序",
+    "ifgo": "门顺序",
+    "ifog": "门顺序",
+    "batch first": "batch_first",
+    "batch-first": "batch_first",
+    "batchfirst": "batch_first",
+}
+HOMES = {"pip install": "index"}  # 术语表之外，这些词也有讲它的一页
+
 SPLITTER = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
@@ -89,12 +110,16 @@ def index_readable(app):
 
 
 def write_home_pages(app, exception):
-    """把术语表里「术语 → 讲它的那一章」写给搜索页，让那一章排在最前。"""
+    """写给搜索页：「术语 → 讲它的那一章」（那一章排最前），同义的说法，坑与术语的卡片。"""
     if exception is not None or app.builder.format != "html":
         return
-    homes = getattr(app, "glossary_homes", {})
-    target = Path(app.outdir) / "_static" / "search_homes.js"
-    target.write_text(f"window.SEARCH_HOMES = {json.dumps(homes, ensure_ascii=False)};\n", encoding="utf-8")
+    tables = {
+        "SEARCH_HOMES": HOMES | getattr(app, "glossary_homes", {}),
+        "SEARCH_SYNONYMS": SYNONYMS,
+        "SEARCH_CARDS": getattr(app, "search_cards", []),
+    }
+    lines = [f"window.{name} = {json.dumps(table, ensure_ascii=False)};\n" for name, table in tables.items()]
+    (Path(app.outdir) / "_static" / "search_homes.js").write_text("".join(lines), encoding="utf-8")
 
 
 def add_home_pages(app, pagename, templatename, context, doctree):

@@ -6,6 +6,7 @@
   function markScrollers() {
     for (const block of document.querySelectorAll(scrollers)) {
       const wide = block.scrollWidth > block.clientWidth + 1;
+      if (block.querySelector(":scope > table")) block.classList.toggle("sticky-table", wide);
       if (wide && !block.hasAttribute("tabindex")) {
         block.setAttribute("tabindex", "0");
         if (!block.hasAttribute("role")) block.setAttribute("role", "region");
@@ -36,6 +37,20 @@
     }
   }
 
+  // 表格横着拖的时候第一列不动；并了格的表里，下面各行的头一格不在第一列
+  function markFirstColumns() {
+    for (const table of document.querySelectorAll(".bd-article table")) {
+      let covered = 0; // 第一列的并格还要往下占几行
+      for (const row of table.rows) {
+        if (covered > 0) covered -= 1;
+        else if (row.cells.length > 1) {
+          row.cells[0].classList.add("first-column");
+          covered = row.cells[0].rowSpan - 1;
+        }
+      }
+    }
+  }
+
   // 打印：折叠的内容打开（Netron 的框除外，它不必为打印载入），颜色换成浅色，打完还原
   let opened = [];
   let theme = "";
@@ -56,6 +71,14 @@
     "play",
     (event) => document.querySelectorAll("audio").forEach((item) => item !== event.target && item.pause()),
     true,
+  );
+
+  // ← → 翻到相邻的章（doctools.js 管）；正在播放器、滑块、横着拖的块、对话框里用方向键时不翻
+  const usesArrows = "audio, video, dialog, [role='slider'], [role='region'], [role='tablist'], [contenteditable='true']";
+  document.addEventListener("DOMContentLoaded", () =>
+    document.body.addEventListener("keydown", (event) => {
+      if (/^Arrow(Left|Right)$/.test(event.key) && event.target.closest(usesArrows)) event.stopPropagation();
+    }),
   );
 
   // 手机上的本页目录是一个对话框：点了条目就收起来，焦点跟到那一节
@@ -109,6 +132,7 @@
   window.addEventListener("afterprint", restore);
   document.addEventListener("DOMContentLoaded", () => {
     wrapTables();
+    markFirstColumns();
     markScrollers();
     nameDialogs();
     // 公式排好之后宽度才定

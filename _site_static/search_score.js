@@ -3,11 +3,16 @@ var Scorer = {
   // 标点与多余的空格不算：“遗忘门”、遗忘门。与 遗忘门 是同一个词
   normalize: (query) =>
     query.toLowerCase().replace(/[\s，。；：、？！“”‘’（）()《》"'?!,.;:]+/g, " ").trim(),
+  // 同义的说法换成书里的说法：门的顺序 → 门顺序
+  alternatives: (query) =>
+    Object.entries(window.SEARCH_SYNONYMS || {})
+      .filter(([said, written]) => query.includes(said) && !query.includes(written))
+      .map(([said, written]) => query.replace(said, ` ${written} `).trim()),
   score: (result) => {
     const [docname, title, anchor, descr, score, filename] = result;
     const query = Scorer.normalize(new URLSearchParams(window.location.search).get("q") || "");
     const homes = window.SEARCH_HOMES || {};
-    if (homes[query] === docname) return score + 300;
+    if ([query, ...Scorer.alternatives(query)].some((q) => homes[q] === docname)) return score + 300;
     if (/^(chapters\/(glossary|pitfalls|status|parity|answers)|genindex)$/.test(docname)) return score - 200;
     let bonus = 0;
     for (const [term, home] of Object.entries(homes)) {

@@ -257,6 +257,16 @@ def test_wrong_gate_order_changes_the_output(exported):
     assert np.abs(onnx_graph.run(model, x.numpy())[0] - net(x).detach().numpy()).max() > 1e-3
 
 
+def test_the_refusal_of_onnxruntime_is_quoted_up_to_its_reason(exported):
+    """它的话以源文件的长路径开头，缘故在后面：不许截掉。"""
+    _, x, paths = exported
+    model = onnx.load(paths["torchscript"])
+    cell = next(n for n in model.graph.node if n.op_type == "LSTM")
+    cell.attribute.append(onnx.helper.make_attribute("layout", 1))
+    with pytest.raises(ValueError, match=r"layout == 1.* not supported"):
+        onnx_graph.run(model, x.numpy())
+
+
 # ---------------------------------------------------------------- 可变的轴真的可变
 
 

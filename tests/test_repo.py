@@ -167,6 +167,10 @@ def test_links_from_the_root_are_only_for_the_404_page(tmp_path):
     broken = check_internal(tmp_path)
     assert sorted(line.split("：")[0] for line in broken) == ["404.html", "index.html"], broken
     assert any("无.html" in line for line in broken)
+    root = '<html data-content_root="/book/"><a href="/book/index.html?v=1">首页</a><a href="/index.html">x</a></html>'
+    (tmp_path / "404.html").write_text(root, encoding="utf-8")
+    (tmp_path / "index.html").write_text("首页", encoding="utf-8")
+    assert [line.split(" ")[0] for line in check_internal(tmp_path)] == ["404.html：/index.html"]
 
 
 def test_screenshots_refuse_pages_that_do_not_exist(copy, tmp_path):

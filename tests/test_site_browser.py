@@ -2,10 +2,14 @@
 
 import json
 import re
+import unicodedata
+from io import BytesIO
 
 import pytest
 from conftest import AXE, ROOT, need_axe
+from page_weights import limit, weigh
 from playwright.sync_api import expect
+from pypdf import PdfReader
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -214,7 +218,7 @@ def search_again(page, base, text):
 
 def test_search_finds_every_glossary_term(visit, site_url, book_site):
     source = (book_site / "_static" / "search_homes.js").read_text(encoding="utf-8")
-    homes = json.loads(source[source.index("{") : source.rindex("}") + 1])
+    homes = json.loads(re.search(r"SEARCH_HOMES = (.*);", source)[1])
     assert len(homes) >= 40, f"术语表只有 {len(homes)} 个词带出处"
     page, problems = visit()
     wrong = {}
@@ -258,6 +262,68 @@ def test_search_understands_mixed_and_english_queries(visit, site_url, text, hom
     page, problems = visit()
     results = search(page, site_url, text)
     assert results and results[0] == home, f"搜「{text}」，第一条是 {results[:3]}"
+    assert not problems, problems
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("安装", "index"),
+        ("BiLSTM", "chapters/handwritten"),
+        ("门的顺序", "chapters/weights"),
+        ("iofc", "chapters/weights"),
+        ("batch first", "chapters/"),
+    ],
+)
+def test_search_knows_other_ways_to_say_it(visit, site_url, text, home):
+    page, problems = visit()
+    results = search(page, site_url, text)
+    assert results and results[0].startswith(home), f"搜「{text}」，第一条是 {results[:3]}"
+    hits = page.locator("ul.search > li:first-child ul.section-hits a")
+    hits.first.wait_for()
+    assert not problems, problems
+
+
+def test_cards_come_first_and_lead_to_their_place(visit, site_url):
+    """坑与术语的卡片在各页之前；每张都跳得到。"""
+    page, problems = visit()
+    for text, kind, name in (
+        ("门顺序", "术语", "门顺序"),
+        ("batch first", "坑", None),
+        ("forget gate", "术语", "遗忘门"),
+    ):
+        search(page, site_url, text)
+        cards = page.locator("ul.search-cards > li")
+        assert cards.count() >= 1, f"搜「{text}」没有卡片"
+        kinds = cards.locator(".search-card-kind").all_inner_texts()
+        assert kind in kinds, f"搜「{text}」没有{kind}的卡片：{kinds}"
+        card = cards.nth(kinds.index(kind))
+        assert name is None or card.locator("a").inner_text() == name
+        above = page.evaluate(
+            "() => document.querySelector('.search-cards').compareDocumentPosition("
+            "document.querySelector('ul.search')) & Node.DOCUMENT_POSITION_FOLLOWING"
+        )
+        assert above, "卡片应在各页之前"
+        card.locator("a").click()
+        page.wait_for_load_state("load")
+        anchor = page.evaluate("() => decodeURIComponent(location.hash.slice(1))")
+        expect(page.locator(f"[id='{anchor}']"), f"{anchor} 不在屏幕里").to_be_in_viewport()
+    assert search(page, site_url, "鸑鷟鸂鶒") == [] and page.locator(".search-cards").count() == 0
+    assert not problems, problems
+
+
+def test_section_hits_hold_the_words(visit, site_url):
+    """结果里列出的小节真的含着要搜的词，点了就到那一节。"""
+    page, problems = visit()
+    search(page, site_url, "半衰期")
+    hit = page.locator("ul.section-hits a").first
+    hit.wait_for()
+    hit.click()
+    page.wait_for_load_state("load")
+    anchor = page.evaluate("() => decodeURIComponent(location.hash.slice(1))")
+    section = page.locator(f"section[id='{anchor}']")
+    assert "半衰期" in section.inner_text()
+    expect(section.locator(":is(h2, h3)").first).to_be_in_viewport()
     assert not problems, problems
 
 
@@ -320,6 +386,32 @@ def test_folded_answers_open(visit, site_url):
     assert opened > 0, "全书没有一个折叠的解答"
 
 
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_whole_bar_of_an_answer_opens_it(visit, site_url, width):
+    page, problems = visit(width)
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    bar = page.locator(".admonition.solution.toggle > .admonition-title").first
+    box, size = bar.locator("xpath=.."), bar.bounding_box()
+    for part in (0.02, 0.15, 0.3, 0.5, 0.7, 0.97):
+        hidden = "toggle-hidden" in box.get_attribute("class")
+        bar.click(position={"x": size["width"] * part, "y": size["height"] / 2})
+        assert ("toggle-hidden" in box.get_attribute("class")) != hidden, f"点在 {part:.0%} 处没有反应"
+    assert page.url.endswith("gates.html"), "点标题里的字，却跳走了"
+    assert not problems, problems
+
+
+def test_links_to_sections_with_chinese_names_arrive(visit, site_url):
+    page, problems = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    link = page.locator("#pst-secondary-sidebar a[href^='#']").nth(7)
+    target = link.get_attribute("href").removeprefix("#")
+    assert re.search("[一-鿿]", target), target
+    page.goto(f"{site_url}chapters/gates.html#{target}", wait_until="load")
+    expect(page.locator(f"[id='{target}'] > :is(h2, h3)"), "没有滚到那一节").to_be_in_viewport()
+    page.wait_for_timeout(500)
+    assert not problems, problems
+
+
 def test_phone_contents_close_when_a_section_is_chosen(visit, site_url):
     page, problems = visit(width=390)
     page.goto(f"{site_url}chapters/gates.html", wait_until="load")
@@ -372,3 +464,132 @@ def test_copied_commands_are_whole(visit, site_url):
     shown = [line.strip() for line in block.locator("pre").inner_text().splitlines() if line.strip()]
     wanted = [line.removeprefix("$ ").strip() for line in shown]
     assert [line.strip() for line in copied.splitlines() if line.strip()] == wanted, copied
+
+
+def test_the_print_button_prints_folded_code_and_a_running_head(visit, site_url):
+    """读者自己打印一章：折叠的代码看得见，页眉写着是哪一章。"""
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    line = page.evaluate(
+        """() => [...document.querySelectorAll("article details.hide:not([open]) pre")]
+             .flatMap(pre => pre.textContent.split("\\n")).map(line => line.replace(/\\s/g, ""))
+             .find(line => line.length > 20 && line.length < 60)"""
+    )
+    assert line, "这一章没有折叠的代码"
+    sheets = [sheet.extract_text() for sheet in PdfReader(BytesIO(page.pdf(format="A4"))).pages]
+    text = re.sub(r"\s", "", "".join(sheets))
+    assert line in text, f"折叠的代码没有印出来：{line}"
+    title = re.sub(r"\s", "", page.title().split("\u2014")[0])
+    bare = [re.sub(r"\s", "", unicodedata.normalize("NFKC", sheet)) for sheet in sheets]
+    assert all(title in sheet for sheet in bare[1:]), f"页眉里没有「{title}」：{bare[1][:80]}"
+    assert all(f"{n}/{len(bare)}" in sheet for n, sheet in enumerate(bare, 1)), "没有页码"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_weight(browser, site_url, name):
+    weight = weigh(browser, site_url, name)
+    assert weight.parts.get(f"{name}.html", 0) > 1000 and weight.first > 50_000, "没有量到"
+    assert weight.total <= limit(name), (
+        f"{name} 要传 {weight.total / 1e3:.0f} kB，最重的：{weight.heaviest()}"
+    )
+
+
+def test_icons_are_drawn(visit, site_url):
+    """页面里的是 SVG，提示框标题前的是蒙版：都有大小，蒙版真的有图。"""
+    page, problems = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    sizes = page.locator("svg.book-icon").evaluate_all(
+        "all => all.filter(e => e.checkVisibility()).map(e => [e.clientWidth, e.clientHeight])"
+    )
+    assert len(sizes) >= 5 and all(8 <= side <= 32 for size in sizes for side in size), sizes
+    masks = page.evaluate(
+        """() => ["tip", "warning", "exercise"].map(kind => {
+             const title = document.querySelector(`.admonition.${kind} > .admonition-title`);
+             const style = getComputedStyle(title, "::after");
+             return [style.maskImage.slice(0, 24), parseFloat(style.width)]; })"""
+    )
+    assert all(mask.startswith('url("data:image/svg') and width > 10 for mask, width in masks), masks
+    assert len({page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--icon-{n}')")
+                for n in ("lightbulb", "pencil", "bell")}) == 3  # fmt: skip
+    assert not problems, problems
+
+
+def test_code_lines_are_apart(visit, site_url):
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    ratios = page.locator("article .cell_input pre").evaluate_all(
+        "all => all.map(e => parseFloat(getComputedStyle(e).lineHeight) / parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert ratios and all(abs(ratio - 1.6) < 0.02 for ratio in ratios), set(ratios)
+
+
+@pytest.mark.parametrize("name", ["chapters/ncnn", "chapters/int8"])
+def test_first_column_stays_while_a_table_is_dragged(visit, site_url, name):
+    page, _ = visit(width=390)
+    page.goto(f"{site_url}{name}.html", wait_until="load")
+    moved = page.evaluate(
+        """() => [...document.querySelectorAll(".sticky-table")].filter(b => b.checkVisibility()).map(box => {
+             const cells = [...box.querySelectorAll(".first-column")];
+             const other = box.querySelector("tr > :last-child");
+             const x = () => [...cells, other].map(c => c.getBoundingClientRect().x);
+             const before = x(); box.scrollLeft = 60; const after = x();
+             return before.map((v, k) => Math.round(v - after[k])); })"""
+    )
+    assert moved, "手机上没有一张表要横着拖"
+    for *stays, goes in moved:
+        assert goes > 0 and all(abs(shift) <= 1 for shift in stays), f"第一列跟着走了：{moved}"
+
+
+def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    for selector in ("article h2 .headerlink", "article .cell_input button.copybtn"):
+        shown = page.locator(selector).first.evaluate(
+            "e => [getComputedStyle(e).opacity, getComputedStyle(e).visibility]"
+        )
+        assert float(shown[0]) > 0.5 and shown[1] == "visible", f"触摸屏上看不见 {selector}：{shown}"
+    button = page.locator(".sidebar-toggle.primary-toggle")
+    assert button.get_attribute("title") == "展开或收起目录"
+    button.tap()
+    page.wait_for_timeout(400)
+    assert page.locator(".tooltip").count() == 0, "点了目录，提示气泡留着不走"
+    context.close()
+
+
+def test_arrow_keys_turn_to_the_neighbouring_chapter(visit, site_url):
+    """← → 翻章；正在打字、在播放器里、在横着拖的块里时不翻。"""
+    page, problems = visit(width=700)
+    here = f"{site_url}chapters/gates.html"
+    page.goto(here, wait_until="load")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_url("**/chapters/weights.html")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_url(here)
+    page.wait_for_load_state("load")
+    page.evaluate(
+        """() => { const a = document.querySelector("article");
+             a.insertAdjacentHTML("afterbegin", "<input id='try-input'><textarea id='try-area'></textarea>" +
+               "<audio id='try-audio' controls tabindex='0'></audio><div id='try-slider' role='slider' tabindex='0' " +
+               "aria-valuenow='1' aria-label='x'>滑块</div>"); }"""
+    )
+    for selector in ("#try-input", "#try-area", "#try-audio", "#try-slider", "article pre[tabindex='0']"):
+        page.locator(selector).first.focus()
+        page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(150)
+        assert page.url == here, f"在 {selector} 里按方向键，却翻了章"
+    page.keyboard.press("Control+k")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(150)
+    assert page.url == here, "正在搜索框里，却翻了章"
+    assert not problems, problems
+
+
+def test_missing_page_looks_like_the_book(visit, site_url):
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/no/such/page.html", wait_until="load")
+    assert page.locator("article h1").inner_text().startswith("没有这一页")
+    assert page.locator(".bd-sidebar-primary a.reference").count() > 10
+    page.locator("article a", has_text="首页").click()
+    page.wait_for_url("**/index.html")

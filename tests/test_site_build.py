@@ -1,5 +1,7 @@
 """建书本身：用同一份 _config.yml 建很小的书，看断言失败、缓存、仓库按钮各自的行为；以及各扩展的小测试。"""
 
+import base64
+import io
 import os
 import re
 import shutil
@@ -10,19 +12,29 @@ import time
 import types
 import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import quote
+from xml.etree import ElementTree
 
+import book_anchors
 import book_estimate
+import book_icons
 import book_indexes
+import book_meta
+import book_sharing
 import nbformat
+import numpy as np
 import pytest
 from book_finish import extract_media, finish_page
 from book_key import content_key, library_key
+from bs4 import BeautifulSoup
 from compare_builds import compare
 from conftest import ROOT
+from PIL import Image
 from quick_build import JUPYTER_BOOK
 from site_server import serve
+from sphinx.errors import ExtensionError
 from zh_search import SearchChineseBigrams
 
 from lstm_lib import native
@@ -138,6 +150,78 @@ def test_launch_buttons_appear_with_an_address(tiny_book):
     address = "https://colab.research.google.com/github/someone/lstm-book/blob/main/chapters/one.ipynb"
     assert address in text, "配了地址，Colab 按钮没有出现或指错"
     assert "mybinder.org/v2/gh/someone/lstm-book/main" in text, "配了地址，Binder 按钮没有出现"
+
+
+def test_a_published_site_knows_its_address(tiny_book, browser):
+    """知道地址时：规范网址、网站地图、每页一张卡片，404 页在子路径下也完整。"""
+    (tiny_book / "index.md").write_text("# 小书\n\n这是首页，只有一句话。\n\n## 门\n\n甲\n", encoding="utf-8")
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    done = build(tiny_book, *STRICT, BOOK_REPOSITORY_URL="https://github.com/Someone/lstm-book")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    site, base = tiny_book / "_build" / "html", "https://someone.github.io/lstm-book/"
+    cards = set()
+    for name, address in (("index", base), ("chapters/one", f"{base}chapters/one.html")):
+        soup = BeautifulSoup(page(tiny_book, name), "html.parser")
+        (canonical,) = soup.find_all("link", rel="canonical")
+        assert canonical["href"] in (address, f"{base}{name}.html")
+        found = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert found["og:url"] == address and found["og:image"].startswith(base)
+        with Image.open(site / found["og:image"].removeprefix(base)) as image:
+            assert image.size == (1200, 630)
+            shades = np.asarray(image.convert("L"))
+            assert (shades > 200).sum() > 2000, "卡片上没有字"
+            cards.add(image.tobytes())
+    assert len(cards) == 2, "两页的卡片一样"
+    urls = ElementTree.parse(site / "sitemap.xml").getroot().findall(".//{*}loc")
+    assert sorted(url.text for url in urls) == [base, f"{base}chapters/one.html"]
+    # 放进子路径，打开一个不存在的深地址
+    root = tiny_book / "server"
+    root.mkdir()
+    shutil.copytree(site, root / "lstm-book")
+    shutil.copy(site / "404.html", root / "404.html")
+    tab, failed = browser.new_page(), []
+    tab.on("response", lambda r: failed.append(r.url) if r.status >= 400 else None)
+    with serve(root) as address:
+        tab.goto(f"{address}lstm-book/no/such/page.html", wait_until="networkidle")
+        lost = [url for url in failed if "logo" not in url]  # 标志不在小书里
+        assert lost == [tab.url], "404 页取不到它的样式或脚本"
+        assert tab.locator("article h1").inner_text().startswith("没有这一页")
+        assert tab.locator(".bd-sidebar-primary a", has_text="小书的一章").count() == 1
+        assert tab.evaluate("getComputedStyle(document.body).fontFamily").startswith("system-ui")
+        tab.locator("article a", has_text="首页").click()
+        tab.wait_for_url("**/lstm-book/index.html")
+    tab.close()
+
+
+def test_without_an_address_nothing_points_anywhere(tiny_book):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    assert build(tiny_book).returncode == 0
+    site = tiny_book / "_build" / "html"
+    text = page(tiny_book)
+    assert 'rel="canonical"' not in text and "og:url" not in text and "og:image" not in text
+    assert not (site / "sitemap.xml").exists() and not (site / "_static" / "cards").exists()
+    assert 'href="/index.html"' in (site / "404.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("repository", "address"),
+    [
+        ("https://github.com/Someone/lstm-book", "https://someone.github.io/lstm-book"),
+        ("https://github.com/someone/lstm-book.git", "https://someone.github.io/lstm-book"),
+        ("https://github.com/someone/someone.github.io", "https://someone.github.io"),
+        ("https://gitlab.com/someone/lstm-book", ""),
+        ("", ""),
+    ],
+)
+def test_address_of_the_published_site(repository, address):
+    assert book_meta.pages_address(repository) == address
+
+
+def test_words_on_a_card_break_like_a_book():
+    face = book_sharing.font(68)
+    lines = book_sharing.wrap("基于 LSTM 的语音增强：IRM 网络，导出 ONNX 与化简", face, 640)
+    assert len(lines) >= 2 and all(face.getlength(line.rstrip()) <= 640 for line in lines)
+    assert not any(line[0] in "，。：； " for line in lines) and "LSTM" in "|".join(lines)
 
 
 class Site(BaseHTTPRequestHandler):
@@ -335,10 +419,89 @@ def test_media_is_moved_out_of_the_page(tmp_path):
     assert extract_media(small, tmp_path / "m", "") == small, "很小的图不该拆成文件"
 
 
+def test_pictures_are_stored_lighter_and_pixel_for_pixel(tmp_path):
+    wave = 127 + 127 * np.sin(np.linspace(0, 30, 300)[:, None] * np.linspace(0, 2, 400))
+    pixels = np.dstack([wave, 255 - wave, wave / 2, np.full_like(wave, 200)]).astype(np.uint8)
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+    done = extract_media(f'<img alt="波" src="{address}" />', tmp_path / "m", "")
+    (saved,) = (tmp_path / "m").iterdir()
+    assert saved.suffix == ".webp" and f'src="_media/{saved.name}"' in done
+    assert saved.stat().st_size < len(png.getvalue())
+    with Image.open(saved) as image:
+        assert np.array_equal(np.asarray(image), pixels), "存的时候变了样"
+
+
 def test_code_and_english_prose_are_left_alone(tmp_path):
     html = '<body><pre>title="Search"</pre><a title="Search">x</a></body>'
     done = finish_page(html, tmp_path, "")
     assert '<pre>title="Search"</pre>' in done and '<a title="搜索">' in done
+
+
+def test_icons_are_written_into_the_page():
+    page = (
+        '<i class="fa-solid fa-list fa-lg" data-mode="x"></i><span class="fas fa-pencil-alt"></span><i>斜</i>'
+    )
+    done = book_icons.inline_icons(page)
+    assert done.count("<svg") == 2 and 'class="book-icon fa-list fa-lg" data-mode="x"' in done
+    assert done.endswith("<i>斜</i>") and book_icons.inline_icons(done) == done
+    with pytest.raises(ExtensionError, match="没有 no-such 这个图标"):
+        book_icons.inline_icons('<i class="fa-solid fa-no-such"></i>')
+    style = book_icons.slim_style()
+    assert "Awesome 6 Brands" not in re.sub(r"\.fa[^{]*\{[^}]*\}", "", style).partition("@font-face")[2]
+    assert ".fa-ghost:before" not in style and ".fa-lg" in style and "--icon-bell:url(" in style
+
+
+def test_mathjax_goes_only_where_there_is_no_formula():
+    script = '<script defer="defer" src="../_static/mathjax/tex-chtml.js?v=1"></script>'
+    without = ["<p>一元 $5</p>", "<pre>\\(x\\)</pre>", '<code class="math">x</code>']
+    formulas = [
+        '<span class="math notranslate">',
+        "<td>$h_t$</td>",
+        "<p>\\(x\\)</p>",
+        '<div class="amsmath">',
+    ]
+    for body in without:
+        assert script not in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
+    for body in formulas:
+        assert script in book_icons.without_mathjax(f"{script}<body>{body}</body>"), body
+
+
+@pytest.mark.parametrize(
+    ("title", "anchor"),
+    [
+        ("门", "门"),
+        ("普通的 RNN 为什么记不住", "普通的-rnn-为什么记不住"),
+        ("细胞状态：一条直通的路", "细胞状态-一条直通的路"),
+        ("`weight_ih_l0`（输入权重）", "weight_ih_l0-输入权重"),
+        ("16 个单元", "s-16-个单元"),
+        ("ＬＳＴＭ？", "lstm"),
+        ("……", ""),
+    ],
+)
+def test_anchor_of_a_title(title, anchor):
+    assert book_anchors.slug(title) == anchor
+
+
+def test_anchors_of_repeated_and_labelled_sections(tiny_book):
+    (tiny_book / "index.md").write_text(
+        "# 小书\n\n## 门\n\n甲\n\n## 门\n\n乙\n\n(gate-section)=\n## 写明的门\n\n见{ref}`那一节<gate-section>`。\n\n"
+        "## 用 autograd\n\n丙\n\n```{exercise}\n:label: ex-a\n做。\n```\n\n"
+        "```{solution} ex-a\n做了。\n```\n\n```{exercise}\n:label: ex-b\n再做。\n```\n",
+        encoding="utf-8",
+    )
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    done = build(tiny_book, *STRICT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    soup = BeautifulSoup(page(tiny_book, "index"), "html.parser")
+    sections = [s["id"] for s in soup.select("article section:has(> h2)")]
+    assert sections == ["门", "门-2", "gate-section", "用-autograd"]
+    assert soup.find(id="autograd") and soup.find(id="写明的门"), "别名也要能到"
+    assert soup.select_one("article p a.reference.internal[href='#gate-section']")
+    assert soup.find(id="ex-a-content") and soup.find(id="ex-b-content")
+    names = [tag["id"] for tag in soup.find_all(id=True)]
+    assert len(names) == len(set(names)), names
 
 
 def test_keys_follow_what_they_watch(tmp_path):
@@ -379,6 +542,26 @@ def test_comparison_sees_a_difference_and_respects_the_tag():
     assert compare(trained, notebook("1.0")), "多出一张表却没看出来"
 
 
+def plain(text):
+    """只留字：不管空白、全角半角与 PDF 里冒充汉字的部首。"""
+    return re.sub(r"\s", "", unicodedata.normalize("NFKC", text).translate(RADICALS))
+
+
+def folded_lines(site, names):
+    """各页折叠的代码里，去掉空白后 20 到 60 个字符的头一行；别的单元格里也有的不算。"""
+    found = {}
+    for name in names:
+        soup = BeautifulSoup((site / f"{name}.html").read_text(encoding="utf-8"), "html.parser")
+        folds = [pre.extract().get_text() for pre in soup.select("article details.hide pre")]
+        shown = re.sub(r"\s", "", soup.get_text())
+        lines = [re.sub(r"\s", "", line) for text in folds for line in text.splitlines()]
+        lines = [line for line in lines if 20 <= len(line) <= 60 and line.isascii() and line not in shown]
+        if lines:
+            found[name] = lines[0]
+    assert found, "全书没有一处折叠的代码"
+    return found
+
+
 def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
     from pypdf import PdfReader
     from site_server import pages_in_order
@@ -408,6 +591,17 @@ def test_pdf_has_every_page_outline_and_text(book_site, chromium, tmp_path):
     text = text.translate(RADICALS)
     for word in ("遗忘门", "细胞状态", "理想比值掩蔽", "解答"):
         assert word in text.replace("\n", ""), f"PDF 里找不到「{word}」"
+    everything = plain(text)
+    lost = {name: line for name, line in folded_lines(book_site, names).items() if line not in everything}
+    assert not lost, f"折叠的代码没有印出来：{lost}"
+    for k, (start, end) in enumerate(pairwise([*starts, len(texts)])):
+        for n in range(start, end):
+            lines = [line.strip() for line in texts[n].strip().splitlines()]
+            assert str(n + 1) in lines, f"第 {n + 1} 页没有页码，或与别的章不连着"
+            if n > start and k > 0:
+                head = plain("".join(lines[:4]))
+                assert plain("LSTM 实现与优化") in head, f"第 {n + 1} 页没有页眉：{head}"
+                assert plain(top[k].title) in head, f"第 {n + 1} 页的页眉不是这一章的：{head}"
     blank = [n for n, sheet in enumerate(reader.pages) if len(texts[n]) < 8 and not sheet.images]
     assert len(blank) <= len(names) // 3, f"空白页太多：{blank}"
     for page_number in range(len(reader.pages)):

@@ -9,7 +9,7 @@ import pytest
 from bs4 import BeautifulSoup
 from check_links import check_internal
 from conftest import ROOT
-from page_weights import LIMIT, resources, weigh
+from PIL import Image
 from site_server import pages_in_order
 
 PAGES = pages_in_order(ROOT)
@@ -53,6 +53,21 @@ def test_language_title_and_description(soups):
     assert len(set(descriptions.values())) == len(descriptions), f"有重复的描述：{descriptions}"
 
 
+def test_one_viewport_an_icon_and_a_card_on_every_page(soups, book_site):
+    for name, soup in soups.items():
+        assert len(soup.find_all("meta", attrs={"name": "viewport"})) == 1, name
+        icon = soup.find("link", rel="apple-touch-icon")["href"]
+        path = (book_site / f"{name}.html").parent / icon
+        with Image.open(path) as image:
+            assert image.format == "PNG" and image.size == (180, 180)
+            corner, middle = image.getpixel((1, 1)), image.getpixel((90, 30))
+            assert corner[3] < 60 and middle[3] == 255, "图标应是圆角、中间不透明"
+        card = {tag["property"]: tag["content"] for tag in soup.find_all("meta", property=True)}
+        assert card["og:title"] in soup.title.get_text() and card["og:locale"] == "zh_CN", name
+        assert card["og:description"] == soup.find("meta", attrs={"name": "description"})["content"]
+        assert card["og:type"] == ("website" if name == "index" else "article")
+
+
 def test_headings_are_in_order(soups):
     for name, soup in soups.items():
         levels = [int(h.name[1]) for h in article(soup).find_all(re.compile(r"^h[1-6]$"))]
@@ -60,6 +75,23 @@ def test_headings_are_in_order(soups):
         assert levels[0] == 1, f"{name} 不以一级标题开头"
         jumps = [(a, b) for a, b in pairwise(levels) if b > a + 1]
         assert not jumps, f"{name} 的标题跳级：{jumps}"
+
+
+def test_anchors_are_readable_and_unique(soups):
+    """每一节的锚点读得出是哪一节；一页里没有两个同名的。"""
+    for name, soup in soups.items():
+        sections = [
+            s for s in article(soup).find_all("section") if s.find(re.compile("^h[1-6]$"), recursive=False)
+        ]
+        assert sections, name
+        for section in sections:
+            assert not re.fullmatch(r"id\d+", section["id"]), f"{name} 有一节的锚点是 {section['id']}"
+            title = section.find(re.compile("^h[1-6]$"), recursive=False).get_text()
+            han = set(re.findall("[一-鿿]", title))
+            assert han <= set(section["id"]), f"{name}：「{title}」的锚点是 {section['id']}"
+        names = [tag["id"] for tag in soup.find_all(id=True) if not tag.find_parent("svg")]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        assert not twice, f"{name} 有同名的锚点：{twice}"
 
 
 def test_every_picture_has_an_alternative_text(soups):
@@ -133,13 +165,20 @@ def test_internal_links_and_anchors(book_site):
     assert not broken, "坏链接：\n" + "\n".join(broken)
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_page_weight(book_site, name):
-    html, total = weigh(book_site, name)
-    parts = sorted(((p.stat().st_size, p.name) for p in resources(book_site / f"{name}.html")), reverse=True)
-    assert total <= LIMIT, (
-        f"{name} 首次打开要传 {total / 1e6:.2f} MB（HTML {html / 1e3:.0f} kB），最大的：{parts[:5]}"
-    )
+def test_scripts_only_where_they_are_needed(soups, book_site):
+    """没有公式的页不载入 MathJax，有的都载入；图标写在页面里，不载入 Font Awesome。"""
+    with_formulas = {name for name, soup in soups.items() if article(soup).select(".math, .amsmath")}
+    with_mathjax = {
+        name for name, soup in soups.items() if any("mathjax" in s["src"] for s in soup.select("script[src]"))
+    }
+    assert with_formulas and with_formulas <= with_mathjax
+    assert with_mathjax - with_formulas <= {n for n in PAGES if "$" in article(soups[n]).get_text()}
+    assert "index" not in with_mathjax
+    for name, soup in soups.items():
+        assert not [s["src"] for s in soup.select("script[src]") if "fontawesome" in s["src"]], name
+        assert not soup.select("i[class*=fa-], span[class*=fa-]"), f"{name} 里还有靠字体画的图标"
+        assert len(soup.select("svg.book-icon")) >= 6, f"{name} 的图标没有画出来"
+    assert not list((book_site / "_static").rglob("fa-*.woff2"))
 
 
 def test_download_button_gives_the_notebook(soups, book_site):

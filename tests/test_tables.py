@@ -74,3 +74,10 @@ def test_equal_first_cells_can_be_merged():
         ["1", "丁", "x"],
     ]
     assert "rowspan" not in Table(["行", "字", "尾"], rows)._repr_html_()
+
+
+def test_an_empty_cell_says_so():
+    table = Table(["算子", "化简前", "化简后"], [["If", 2, ""], ["LSTM", 1, 1]], group=True)
+    assert "<td" in table._repr_html_() and table._repr_html_().count(">·</td>") == 1
+    assert repr(table).splitlines()[2].split() == ["If", "2", "·"]
+    assert 'text-align: right; white-space: nowrap">·' in table._repr_html_(), "点要与同列的数对齐"

@@ -24,10 +24,13 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.anchors, self.links = {"", "top"}, []
+        self.root = "/"  # 网站在域名下的路径，404 页上写着
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
+        if tag == "html":
+            self.root = values.get("data-content_root") or "/"
         self.anchors.update(filter(None, (values.get("id"), values.get("name"))))
         for key in ("href", "src"):
             address = values.get(key)
@@ -47,9 +50,11 @@ def check_internal(site: Path) -> list[str]:
         name = path.relative_to(site.resolve())
         for address in page.links:
             plain, fragment = urldefrag(address)
-            target = (path.parent / unquote(plain.split("?")[0])).resolve() if plain else path
-            if plain.startswith("/") and name == Path("404.html"):
-                target = (site / unquote(plain).lstrip("/")).resolve()  # 404 页在哪一层都会出现，只好从根写起
+            plain = plain.split("?")[0]
+            target = (path.parent / unquote(plain)).resolve() if plain else path
+            if plain.startswith(page.root) and name == Path("404.html"):
+                # 这一页在哪一层都会出现，只好从根写起
+                target = (site / unquote(plain[len(page.root) :])).resolve()
             if target.is_dir():
                 target = target / "index.html"
             if not target.is_file():

@@ -1,4 +1,7 @@
-"""把建好的网站印成一本 PDF：逐页用 Chromium 打印，合并，配书签、页码，跨页链接改指书内。"""
+"""把建好的网站印成一本 PDF：逐页用 Chromium 打印，合并，配书签，页码连着数，跨页链接改指书内。
+
+版面（边距、页眉、折叠的内容怎样展开）全在 book.css 的打印部分：读者自己按打印，印出来也一样。
+"""
 
 import io
 import sys
@@ -12,18 +15,12 @@ from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
-MARGIN = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
+# 全书连着数的页码：这一章从第几页起
+NUMBERING = "@page { @bottom-center { content: counter(page); } } @page :first { counter-set: page %d; }"
 
-# 打开折叠的内容，催促懒加载的图，等公式与字体；播放器与嵌入的网页印不出来，换成一行说明
+# 催促懒加载的图，等公式与字体；嵌入的网页印不出来，换成一行说明。折叠的内容由 book.js 在打印之前展开
 PREPARE = """async () => {
   document.documentElement.dataset.theme = "light";
-  // 折叠的代码即使展开，印出来也是空白；把内容搬到外面
-  document.querySelectorAll("details").forEach(d => {
-    const box = document.createElement("div");
-    box.append(...[...d.children].filter(n => n.tagName !== "SUMMARY"));
-    d.replaceWith(box);
-  });
-  document.querySelectorAll(".toggle-hidden").forEach(d => d.classList.remove("toggle-hidden"));
   document.querySelectorAll("iframe").forEach(f => {
     const note = document.createElement("p");
     note.textContent = "（可交互的网络结构图，请在网页上打开）";
@@ -40,37 +37,25 @@ PREPARE = """async () => {
 
 
 def print_pages(base, names, browser):
-    """每页给出（页名，标题，PDF 字节）。"""
+    """每页给出（页名，标题，印好的 PDF）。"""
+    from pypdf import PdfReader
+
     context = browser.new_context(viewport={"width": 900, "height": 1200})
     context.add_init_script("localStorage.setItem('mode','light');localStorage.setItem('theme','light')")
     page = context.new_page()
-    result = []
+    result, count = [], 0
     for name in names:
         page.goto(f"{base}{name}.html", wait_until="load")
         page.emulate_media(media="print", color_scheme="light")
         title = page.evaluate(PREPARE)
-        data = page.pdf(format="A4", margin=MARGIN, print_background=True, outline=True, tagged=True)
-        result.append((name, title, data))
+        page.add_style_tag(content=NUMBERING % (count + 1))
+        data = page.pdf(format="A4", print_background=True, outline=True, tagged=True)
+        printed = PdfReader(io.BytesIO(data))
+        count += len(printed.pages)
+        result.append((name, title, printed))
         print(f"  {name}：{title}", flush=True)
     context.close()
     return result
-
-
-def page_numbers(browser, count):
-    """只有页码的 ``count`` 页。"""
-    sheets = "".join(
-        '<div style="height:297mm;position:relative;break-after:page">'
-        '<p style="position:absolute;bottom:8mm;width:100%;margin:0;text-align:center">'
-        f"{number} / {count}</p></div>"
-        for number in range(1, count + 1)
-    )
-    page = browser.new_page()
-    page.set_content(
-        f'<body style="margin:0;font:9pt sans-serif;color:#55626f;background:transparent">{sheets}</body>'
-    )
-    data = page.pdf(format="A4", margin=dict.fromkeys(MARGIN, "0"), print_background=False)
-    page.close()
-    return data
 
 
 def rewrite_links(writer, base, starts):
@@ -96,15 +81,13 @@ def rewrite_links(writer, base, starts):
                 del item[NameObject("/A")]  # 下载之类的链接在书里没有去处
 
 
-def bind(printed, numbers, base, title):
-    from pypdf import PdfReader, PdfWriter
+def bind(printed, base, title):
+    from pypdf import PdfWriter
 
     writer, starts = PdfWriter(), {}
-    for name, heading, data in printed:
+    for name, heading, pages in printed:
         starts[name] = len(writer.pages)
-        writer.append(PdfReader(io.BytesIO(data)), outline_item=heading, import_outline=True)
-    for page, number in zip(writer.pages, PdfReader(io.BytesIO(numbers)).pages, strict=False):
-        page.merge_page(number)
+        writer.append(pages, outline_item=heading, import_outline=True)
     rewrite_links(writer, base, starts)
     writer.add_metadata(
         {"/Title": title, "/Author": "《LSTM 实现与优化》作者", "/Producer": "Chromium, pypdf"}
@@ -133,14 +116,11 @@ def main() -> int:
     with serve(args.site) as base, sync_playwright() as play:
         browser = play.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
         printed = print_pages(base, names, browser)
-        from pypdf import PdfReader
-
-        count = sum(len(PdfReader(io.BytesIO(data)).pages) for _, _, data in printed)
-        writer = bind(printed, page_numbers(browser, count), base, "LSTM 实现与优化")
+        writer = bind(printed, base, "LSTM 实现与优化")
         browser.close()
     with atomic_path(args.out) as temporary:
         writer.write(str(temporary))
-    print(f"{args.out}：{count} 页，{args.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{args.out}：{len(writer.pages)} 页，{args.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
 

@@ -1,85 +1,88 @@
-"""各页的重量：打开一页（不点播放、不开结构图）时经网络传多少，gzip 之后，单位 kB；装有 Chromium 时还量多久看得见字。
+"""各页的重量：用 Chromium 打开一页、滚到底（不点播放、不开结构图），经网络传了多少，gzip 之后，单位 kB。
 
-有一页超过 1.5 MB 就以 1 退出。首次绘制用空缓存、从本机的服务器打开，取三次的中位数；时间只打印，不作判断。
+首页超过 400 kB、别的页超过 900 kB 就以 1 退出。首次绘制是在慢手机上（1.6 Mb/s、来回 150 ms、处理器慢四倍）
+用空缓存打开，到看得见字要多少毫秒；只打印，不作判断。
 """
 
-import gzip
-import re
-import statistics
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import (
-    BROWSER_ARGS,
-    COMPRESSIBLE,
-    add_site_option,
-    find_chromium,
-    pages_in_order,
-    require_site,
-    serve,
-)
+from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
 
 from lstm_lib.book.tables import aligned
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMIT = 1_500_000  # 字节
-REFERENCE = re.compile(r'<(script|link|img|iframe|audio|source)\b[^>]*?\b(?:src|href)="([^"]+)"([^>]*)>')
-CSS_URL = re.compile(r"url\([\"']?([^)\"']+)[\"']?\)")
+LANDING, LIMIT = 400_000, 900_000  # 字节
+PHONE = {"latency": 150, "downloadThroughput": 200_000, "uploadThroughput": 94_000, "offline": False}
+SCROLL = """async () => {
+  for (let y = 0; y < document.body.scrollHeight; y += 600) {
+    scrollTo(0, y);
+    await new Promise(r => setTimeout(r, 20));
+  }
+}"""
+PAINT = "performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)[0]"
 
 
-def transfer_size(path: Path) -> int:
-    data = path.read_bytes()
-    return len(gzip.compress(data, 6)) if path.suffix in COMPRESSIBLE else len(data)
+@dataclass
+class Weight:
+    """一页传了多少字节：``first`` 是打开时，``total`` 连同滚到底才取的图；``parts`` 是网址 → 字节。"""
+
+    first: int
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+    def heaviest(self, count: int = 5) -> list[tuple[str, int]]:
+        """最重的几样。"""
+        return sorted(self.parts.items(), key=lambda item: -item[1])[:count]
 
 
-def resources(page: Path) -> set[Path]:
-    """打开这一页就会去取的本地文件：样式、脚本、图片（懒加载的也算，读者会滚到）；播放器与 iframe 不算。"""
-    found = {page}
-    for tag, address, _ in REFERENCE.findall(page.read_text(encoding="utf-8")):
-        if tag in ("iframe", "audio", "source") or re.match(r"[a-z]+:|//", address):
-            continue
-        target = (page.parent / unquote(urldefrag(address.split("?")[0]).url)).resolve()
-        if target.is_file() and target.suffix not in (".html",):
-            found.add(target)
-            if target.suffix == ".css" and "vendor" not in target.parts:
-                for inner in CSS_URL.findall(target.read_text(encoding="utf-8")):
-                    extra = (target.parent / inner.split("?")[0].split("#")[0]).resolve()
-                    if extra.is_file() and extra.suffix in (".svg", ".png"):
-                        found.add(extra)
-    return found
+def limit(name: str) -> int:
+    """这一页至多多少字节。"""
+    return LANDING if name == "index" else LIMIT
 
 
-def weigh(site: Path, name: str) -> tuple[int, int]:
-    """（本页 HTML，首次打开时的全部传输）字节数。"""
-    page = site / f"{name}.html"
-    return transfer_size(page), sum(transfer_size(path) for path in resources(page))
+def weigh(browser, base: str, name: str) -> Weight:
+    """打开一页，滚到底，记下每样东西经网络传了多少（空的缓存）。"""
+    page = browser.new_page()
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    asked: dict[str, str] = {}
+    parts: dict[str, int] = {}
+    session.on("Network.requestWillBeSent", lambda e: asked.update({e["requestId"]: e["request"]["url"]}))
+
+    def finished(event):
+        address = asked.get(event["requestId"], "")
+        if address.startswith(base):
+            short = address.removeprefix(base).split("?")[0]
+            parts[short] = parts.get(short, 0) + int(event["encodedDataLength"])
+
+    session.on("Network.loadingFinished", finished)
+    page.goto(f"{base}{name}.html", wait_until="networkidle", timeout=60_000)
+    first = sum(parts.values())
+    page.evaluate(SCROLL)
+    page.wait_for_load_state("networkidle")
+    page.close()
+    return Weight(first, parts)
 
 
-def first_paint(site: Path, names: list[str], repeats: int = 3) -> dict[str, float]:
-    """各页从打开到第一次画出文字（First Contentful Paint）的毫秒数；没有浏览器时是空字典。"""
-    chromium = find_chromium()
-    if chromium is None:
-        return {}
-    from playwright.sync_api import sync_playwright
-
-    entry = "() => performance.getEntriesByName('first-contentful-paint').map(e => e.startTime)"
-    found = {}
-    with serve(site) as address, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
-        for name in names:
-            times = []
-            for _ in range(repeats):
-                page = browser.new_page()  # 每次都是新的上下文，缓存是空的
-                page.goto(f"{address}{name}.html", wait_until="load", timeout=60_000)
-                page.wait_for_function(f"({entry})().length > 0", timeout=10_000)
-                times += page.evaluate(entry)
-                page.close()
-            found[name] = statistics.median(times)
-        browser.close()
-    return found
+def phone_paint(browser, base: str, name: str) -> float:
+    """慢手机上从打开到第一次画出文字（First Contentful Paint）的毫秒数。"""
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.emulateNetworkConditions", PHONE)
+    session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+    page.goto(f"{base}{name}.html", wait_until="load", timeout=120_000)
+    page.wait_for_function(f"() => {PAINT} > 0", timeout=20_000)
+    milliseconds = page.evaluate(PAINT)
+    page.close()
+    return milliseconds
 
 
 def main() -> int:
@@ -87,18 +90,25 @@ def main() -> int:
     add_site_option(parser)
     args = parser.parse_args()
     require_site(args.site)
-    heavy, names = 0, pages_in_order(ROOT)
-    paint = first_paint(args.site, names)
-    rows = [["页", "HTML", "首次打开", "首次绘制", ""]]
-    for name in names:
-        html, total = weigh(args.site, name)
-        heavy += total > LIMIT
-        shown = f"{paint[name]:.0f}" if name in paint else "未量"
-        rows.append(
-            [name, f"{html / 1000:.0f}", f"{total / 1000:.0f}", shown, "超重" if total > LIMIT else ""]
-        )
-    print("大小是 gzip 后的 kB，首次绘制是毫秒")
-    print("\n".join(aligned(rows, [False, True, True, True, False])))
+    chromium = find_chromium()
+    if chromium is None:
+        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    heavy, rows = 0, [["页", "HTML", "打开时", "滚到底", "慢手机见字", ""]]
+    with serve(args.site) as base, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+        for name in pages_in_order(ROOT):
+            weight, paint = weigh(browser, base, name), phone_paint(browser, base, name)
+            over = weight.total > limit(name)
+            heavy += over
+            sizes = [weight.parts[f"{name}.html"], weight.first, weight.total]
+            shown = [*(f"{size / 1000:.0f}" for size in sizes), f"{paint:.0f}"]
+            rows.append([name, *shown, "超重" if over else ""])
+        browser.close()
+    print("大小是 gzip 后的 kB，末一列是毫秒")
+    print("\n".join(aligned(rows, [False, True, True, True, True, False])))
     return 1 if heavy else 0
 
 

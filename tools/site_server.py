@@ -58,20 +58,23 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path.split("?")[0].split("#")[0]))
         if path.is_dir():
             path = path / "index.html"
+        status = 200
         if not path.is_file():
-            self.send_error(404)
-            return
+            path, status = Path(self.directory) / "404.html", 404  # 与 GitHub Pages 相同
+            if not path.is_file():
+                self.send_error(404)
+                return
         body = path.read_bytes()
-        start, end, status = 0, len(body) - 1, 200
+        start, end = 0, len(body) - 1
         wanted = self.headers.get("Range", "")
-        if wanted.startswith("bytes=") and "," not in wanted:  # 播放器拖动进度时按段取
+        if status == 200 and wanted.startswith("bytes=") and "," not in wanted:  # 播放器拖动进度时按段取
             first, _, last = wanted[6:].partition("-")
             start = int(first) if first else max(0, len(body) - int(last))
             end = int(last) if first and last else end
             status = 206
         part = body[start : end + 1]
         packed = (
-            status == 200
+            status != 206
             and path.suffix in COMPRESSIBLE
             and "gzip" in self.headers.get("Accept-Encoding", "")
         )

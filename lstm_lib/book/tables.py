@@ -14,6 +14,7 @@ from numbers import Integral
 _NUMERAL = re.compile(r"[+\-−±<>≤≥]?\s*[\d,]*\.?\d+([eE][+\-−]?\d+)?\s*(%|倍|×)?|[–—-]")
 _SHORT = 16  # 不超过这么宽（汉字算 2）的文字不断行
 _SHORT_CODE = 34
+NOTHING = "·"
 
 
 class Table:
@@ -21,7 +22,7 @@ class Table:
 
     单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于百分之一的用科学记数法；
     一列里的浮点数若都是整数值，就按整数写。（空格不算）多半是数的列连同表头靠右排。
-    ``group`` 为真时，第一列里接连相同的几格合成一格。
+    空的格里写一个点。``group`` 为真时，第一列里接连相同的几格合成一格。
     """
 
     def __init__(
@@ -42,6 +43,8 @@ class Table:
             2 * sum(bool(_NUMERAL.fullmatch(text)) for text in column) > sum(map(bool, column))
             for column in columns
         ] or [False] * len(self.header)
+        # 空的格写一个点：看得出是没有，不是漏了
+        self._texts = [[text or NOTHING for text in texts] for texts in self._texts]
         firsts = [texts[0] for texts in self._texts]
         # 每一行的第一格占几行；0 是并到上面去了
         self._spans = _runs(firsts) if group else [1] * len(firsts)
