@@ -88,7 +88,7 @@ def compare(
     times = timing.race_chains([e.chain for e in made], [e.rate for e in made], rounds, seconds)
     if idle is not None and idle < threads.QUIET:
         notes.append(
-            f"这台机器的核只有 {idle:.0%} 空着，别的程序在抢：各家之比还可信，微秒数偏大；请在空闲时再跑一次。"
+            f"这台机器的核只有 {idle:.0%} 空着，别的程序在抢：微秒数偏大，跑得久的更吃亏，倍数也就偏大；请在空闲时再跑一次。"
         )
     low, middle, high = np.percentile(times, QUARTILES, axis=1)
     if ((high - low) > SCATTER * middle).any():
