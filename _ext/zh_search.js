@@ -190,10 +190,10 @@ if (typeof Search !== "undefined") {
     const best = hits.filter((hit) => hit.hits === most && most > 0);
     best.sort((a, b) => b.named - a.named || b.times - a.times);
     if (best.length) {
-      const list = box.appendChild(document.createElement("ul"));
+      const list = box.appendChild(document.createElement("p"));
       list.className = "section-hits";
       for (const hit of best.slice(0, 3)) {
-        const link = list.appendChild(document.createElement("li")).appendChild(document.createElement("a"));
+        const link = list.appendChild(document.createElement("a"));
         link.href = `${name}.html#${hit.id}`;
         link.textContent = hit.title;
       }

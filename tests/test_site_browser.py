@@ -279,7 +279,7 @@ def test_search_knows_other_ways_to_say_it(visit, site_url, text, home):
     page, problems = visit()
     results = search(page, site_url, text)
     assert results and results[0].startswith(home), f"搜「{text}」，第一条是 {results[:3]}"
-    hits = page.locator("ul.search > li:first-child ul.section-hits a")
+    hits = page.locator("ul.search > li:first-child .section-hits a")
     hits.first.wait_for()
     assert not problems, problems
 
@@ -316,7 +316,7 @@ def test_section_hits_hold_the_words(visit, site_url):
     """结果里列出的小节真的含着要搜的词，点了就到那一节。"""
     page, problems = visit()
     search(page, site_url, "半衰期")
-    hit = page.locator("ul.section-hits a").first
+    hit = page.locator(".section-hits a").first
     hit.wait_for()
     hit.click()
     page.wait_for_load_state("load")
