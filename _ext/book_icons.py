@@ -31,7 +31,7 @@ SCRIPT = re.compile(
     r"(\s*<!-- So that users can add custom icons -->)?\s*<script [^>]*scripts/fontawesome\.js[^>]*></script>"
 )
 MATHJAX = re.compile(
-    r"\s*<script>window\.MathJax = [^<]*</script>|\s*<script [^>]*mathjax/tex-chtml\.js[^>]*></script>"
+    r"\s*<script>window\.MathJax = [^<]*</script>|\s*<script [^>]*mathjax/startup\.js[^>]*></script>"
 )
 CODE = re.compile(r"<(script|pre|code)\b.*?</\1>", re.S)
 FORMULA = re.compile(r'class="(?:[^"]* )?(?:math|amsmath)[ "]|\\\(|\\\[|\$[^$<>]+\$')
