@@ -1,4 +1,4 @@
-"""图标与公式脚本的重量：用到的图标直接写进页面，没有公式的页不载入 MathJax。
+"""页面的重量：用到的图标直接写进页面；没有公式的页不载入 MathJax，没有卡片的页不载入 sphinx-design。
 
 主题自带的 Font Awesome 有一份脚本、三份字体（gzip 之后 680 kB），而全书只用十来个图标。这里从主题的那份脚本里
 取出用到的图形（CC BY 4.0，见 LICENSE）：写在 ``<i>`` 里的换成内嵌的 SVG，样式表画出来的换成蒙版（``--icon-…``，
@@ -32,6 +32,9 @@ SCRIPT = re.compile(
 )
 MATHJAX = re.compile(
     r"\s*<script>window\.MathJax = [^<]*</script>|\s*<script [^>]*mathjax/startup\.js[^>]*></script>"
+)
+DESIGN = re.compile(
+    r"\s*<link [^>]*sphinx-design\.min\.css[^>]*>|\s*<script [^>]*design-tabs\.js[^>]*></script>"
 )
 CODE = re.compile(r"<(script|pre|code)\b.*?</\1>", re.S)
 FORMULA = re.compile(r'class="(?:[^"]* )?(?:math|amsmath)[ "]|\\\(|\\\[|\$[^$<>]+\$')
@@ -79,6 +82,12 @@ def without_mathjax(page: str) -> str:
     return page if FORMULA.search(CODE.sub("", body)) else MATHJAX.sub("", page)
 
 
+def without_design(page: str) -> str:
+    """没有卡片、按钮、选项卡的页，不要 sphinx-design 的样式与脚本。"""
+    _, _, body = page.partition("<body")
+    return page if re.search(r'class="(?:[^"]* )?sd-', body) else DESIGN.sub("", page)
+
+
 def slim_style() -> str:
     """主题的样式表：去掉两千个图标的名字与字体，添上要用的蒙版。"""
     text = (STATIC / STYLE).read_text(encoding="utf-8")
@@ -111,7 +120,7 @@ def lighten(app, exception):
         if path.is_file():
             page = SCRIPT.sub("", path.read_text(encoding="utf-8"))
             page = re.sub(rf"({re.escape(STYLE)}\?digest=)[0-9a-f]+", version, page)
-            path.write_text(without_mathjax(inline_icons(page)), encoding="utf-8")
+            path.write_text(without_design(without_mathjax(inline_icons(page))), encoding="utf-8")
 
 
 def setup(app):

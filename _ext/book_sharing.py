@@ -104,7 +104,7 @@ def add_tags(app, pagename, templatename, context, doctree):
     root = "../" * pagename.count("/")
     tags = [
         f'<link rel="apple-touch-icon" href="{root}{ICON}" />',
-        f'<link rel="icon" type="image/png" href="{root}{ICON}" />',
+        f'<link rel="icon" type="image/png" sizes="180x180" href="{root}{ICON}" />',
     ]
     if doctree is not None:
         book = app.config.html_title
@@ -164,7 +164,7 @@ def write_files(app, exception):
     if exception is not None or app.builder.format != "html":
         return
     site = Path(app.outdir)
-    icon().save(site / ICON, optimize=True)
+    icon().quantize(64, Image.Quantize.FASTOCTREE).save(site / ICON, optimize=True)
     # 任何深度的地址都可能落到 404 页，其中的地址要从根写起
     path = site / f"{NOT_FOUND}.html"
     root = root_path(app)

@@ -453,6 +453,12 @@ def test_icons_are_written_into_the_page():
     assert ".fa-ghost:before" not in style and ".fa-lg" in style and "--icon-bell:url(" in style
 
 
+def test_card_styles_go_where_there_is_no_card():
+    link = '<link rel="stylesheet" href="../_static/sphinx-design.min.css?v=1" />'
+    assert link not in book_icons.without_design(f"{link}<body><p>sd-card</p></body>")
+    assert link in book_icons.without_design(f'{link}<body><div class="x sd-card"></div></body>')
+
+
 def test_mathjax_goes_only_where_there_is_no_formula():
     script = '<script defer="defer" src="../_static/mathjax/tex-chtml.js?v=1"></script>'
     without = ["<p>一元 $5</p>", "<pre>\\(x\\)</pre>", '<code class="math">x</code>']
