@@ -169,7 +169,8 @@ FOREIGN = {  # 目标 → qemu 的命令，各级别，与本机的哪一级比�
     "aarch64-linux": (["qemu-aarch64", "-cpu", "max"], ("portable", "neon_dot"), "avx2"),
     "armv7-linux": (["qemu-arm", "-cpu", "max"], ("portable",), "avx2"),
     "riscv64-linux": (["qemu-riscv64"], ("portable",), "portable"),
-    "loongarch64-linux": (["qemu-loongarch64"], ("portable",), "portable"),
+    # -R：不然 qemu 7 偶尔把 mmap 放到地址空间的最底下，zig 的 malloc 接着要更低的，就要不到了
+    "loongarch64-linux": (["qemu-loongarch64", "-R", "0x10000000000"], ("portable",), "portable"),
 }
 
 

@@ -93,6 +93,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         try:
             compile_all(Path(folder))
+            print(f"种子 {args.seed}，{seconds:g} 秒", flush=True)
             done = fuzz(Path(folder), args.seed, 2**62, seconds, args.saved)
         except build.NativeBuildError as error:
             print(f"错误：{error}", file=sys.stderr)
