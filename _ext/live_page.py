@@ -65,7 +65,7 @@ def scenes_script(scenes) -> str:
 
 
 def stills(model: bytes, wave: np.ndarray) -> dict[str, bytes]:
-    """按「开始」之前（与打印出来）的三幅图：一段带噪声音的谱、掩蔽、掩蔽之后的谱，JPEG。"""
+    """按「开始」之前（与打印出来）的三幅图：一段带噪声音的谱、掩蔽、掩蔽之后的谱，WebP。"""
     from lstm_lib.book import players
     from lstm_lib.native.wasm import WasmEnhancer
 
@@ -82,7 +82,7 @@ def stills(model: bytes, wave: np.ndarray) -> dict[str, bytes]:
         "mask": (mask - 1) * players.RANGE_DB,
         "after": after - before.max(),
     }
-    return {name: players.spectrogram_jpeg(level) for name, level in pictures.items()}
+    return {name: players.spectrogram_webp(level) for name, level in pictures.items()}
 
 
 def write(folder: str | Path, modules, models, scenes) -> None:
@@ -96,7 +96,7 @@ def write(folder: str | Path, modules, models, scenes) -> None:
     }.items():
         (folder / name).write_text(text, encoding="utf-8")
     for name, picture in stills(models["int8"], scenes[0].clean + scenes[0].noise).items():
-        (folder / f"{name}.jpg").write_bytes(picture)
+        (folder / f"{name}.webp").write_bytes(picture)
 
 
 def copy(app, exception):

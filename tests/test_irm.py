@@ -245,7 +245,7 @@ def test_players():
     assert all(rate == 16000 and wave.shape == (16000,) for wave, rate in decoded)
     loudness = [np.abs(wave).max() for wave, _ in decoded]
     assert 0.8 < loudness[0] <= 1 and abs(loudness[0] / loudness[1] - 2) < 0.1
-    assert len(re.findall(r"data:image/jpeg;base64,", page)) == 2 and page.count("alt=") == 2
+    assert len(re.findall(r"data:image/webp;base64,", page)) == 2 and page.count("alt=") == 2
 
 
 def test_players_refuse_nothing_and_accept_silence():

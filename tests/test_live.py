@@ -365,7 +365,7 @@ def test_a_book_built_without_ziglang_says_what_is_missing(visit, live_folder, t
 def test_the_parts_are_light(live_folder):
     """按「开始」之前不到 40 KB；int8 的模型不到 0.7 MB。"""
     folder = live_folder / "live"
-    first = [folder / name for name in ("live.js", "live.css", "before.jpg", "mask.jpg", "after.jpg")]
+    first = [folder / name for name in ("live.js", "live.css", "before.webp", "mask.webp", "after.webp")]
     assert sum(path.stat().st_size for path in first) < 80_000
     import gzip
 

@@ -203,9 +203,9 @@
     <p class="live-status" role="status"></p>
     <p class="live-hint">下面是一段带噪语音的例子；开始之后换成正在放的声音。</p>
     <div class="live-pictures">
-      <figure><figcaption>增强前</figcaption><img class="live-still" alt="" src="ROOT/before.jpg"><canvas hidden class="live-before" role="img" aria-label="增强前的语谱图：横轴是最近十秒，纵轴 0 到 8 kHz"></canvas></figure>
-      <figure><figcaption>掩蔽</figcaption><img class="live-still" alt="" src="ROOT/mask.jpg"><canvas hidden class="live-mask" role="img" aria-label="掩蔽：越亮越接近 1"></canvas></figure>
-      <figure><figcaption>增强后</figcaption><img class="live-still" alt="" src="ROOT/after.jpg"><canvas hidden class="live-after" role="img" aria-label="增强后的语谱图"></canvas></figure>
+      <figure><figcaption>增强前</figcaption><img class="live-still" alt="" src="ROOT/before.webp"><canvas hidden class="live-before" role="img" aria-label="增强前的语谱图：横轴是最近十秒，纵轴 0 到 8 kHz"></canvas></figure>
+      <figure><figcaption>掩蔽</figcaption><img class="live-still" alt="" src="ROOT/mask.webp"><canvas hidden class="live-mask" role="img" aria-label="掩蔽：越亮越接近 1"></canvas></figure>
+      <figure><figcaption>增强后</figcaption><img class="live-still" alt="" src="ROOT/after.webp"><canvas hidden class="live-after" role="img" aria-label="增强后的语谱图"></canvas></figure>
     </div>
     <dl class="live-numbers">
       <div><dt>每帧用时</dt><dd class="live-time">—</dd></div>

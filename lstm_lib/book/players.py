@@ -52,7 +52,7 @@ def cell(name: str, wave: np.ndarray, level: np.ndarray, title: str | None) -> s
         f'<figcaption style="margin:0 0 0.2rem;text-align:left">{html.escape(name)}</figcaption>'
         f'<audio controls preload="none" aria-label="{label}" style="width:100%;height:2.2rem" '
         f'src="{data_uri(mp3(wave), "audio/mpeg")}"></audio>'
-        f'<img loading="lazy" style="{IMAGE_STYLE}" src="{data_uri(spectrogram_jpeg(level), "image/jpeg")}" '
+        f'<img loading="lazy" style="{IMAGE_STYLE}" src="{data_uri(spectrogram_webp(level), "image/webp")}" '
         f'alt="{label}的语谱图：横轴 0 到 {seconds} 秒，纵轴 0 到 8 kHz，越亮越强">'
         "</figure>"
     )
@@ -67,13 +67,13 @@ def mp3(wave: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def spectrogram_jpeg(level: np.ndarray, width: int = 320, height: int = 160) -> bytes:
+def spectrogram_webp(level: np.ndarray, width: int = 320, height: int = 160) -> bytes:
     """分贝谱 (T, 257) → 小图：横轴时间，纵轴频率向上，``-RANGE_DB`` 到 0 dB。"""
     scaled = Image.fromarray(np.clip(1 + level.T[::-1] / RANGE_DB, 0, 1).astype(np.float32))
     scaled = np.asarray(scaled.resize((width, height), Image.Resampling.BOX))
     colors = (255 * colormap()(scaled)[..., :3]).round().astype(np.uint8)
     buffer = io.BytesIO()
-    Image.fromarray(colors).save(buffer, "JPEG", quality=70)
+    Image.fromarray(colors).save(buffer, "WEBP", quality=50, method=6)
     return buffer.getvalue()
 
 

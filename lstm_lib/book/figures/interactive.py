@@ -118,7 +118,7 @@ def lstm_steps_html(
         "parts": packed(numbers["parts"], "f4"),
         "bias": packed(numbers["bias"], "f4"),
         "sound": players.data_uri(players.mp3(wave * gain), "audio/mpeg"),
-        "picture": players.data_uri(players.spectrogram_jpeg(level - level.max(), 560, 120), "image/jpeg"),
+        "picture": players.data_uri(players.spectrogram_webp(level - level.max(), 560, 120), "image/webp"),
     }
     return live_html("lstm_steps", identifier, f"LSTM 一步一步：{title}", data)
 
