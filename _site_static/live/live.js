@@ -589,7 +589,7 @@
   class Measure {
     constructor(box) {
       this.root = box.dataset.root;
-      box.innerHTML = `<button type="button">在我的浏览器里量一量</button> <span role="status">要载入内核与两个模型，约 3 MB。</span>`;
+      box.innerHTML = `<button type="button">在我的浏览器里量一量</button> <span role="status">要载入内核与两个模型，约 4 MB。</span>`;
       [this.button, this.status] = box.children;
       const before = (table) => table.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING;
       const rows = [...document.querySelectorAll("table")].filter(before).flatMap((table) => [...table.rows]);
