@@ -19,15 +19,25 @@ PEAK = 32767
 
 
 class Live(Directive):
+    """``{live}`` 放整个框；``{live} measure`` 放一个按钮，量出读者的浏览器一帧要多久，填进上面那张表。"""
+
+    optional_arguments = 1
+
     def run(self):
+        what = self.arguments[0] if self.arguments else "page"
+        if what not in ("page", "measure"):
+            raise self.error(f"live 后面只能不写，或写 measure，得到 {what!r}")
         env = self.state.document.settings.env
         env.metadata[env.docname]["live"] = True
         root = "../" * env.docname.count("/") + FOLDER
-        text = (
-            f'<link rel="stylesheet" href="{root}/live.css">'
-            f'<div class="lstm-live" data-root="{root}"><noscript><p>这里要用 JavaScript。</p></noscript></div>'
-            f'<script defer src="{root}/live.js"></script>'
-        )
+        if what == "page":
+            inside = f'class="lstm-live" data-root="{root}"><noscript><p>这里要用 JavaScript。</p></noscript>'
+        else:
+            inside = f'class="live-measure" data-root="{root}">'
+        text = f"<div {inside}</div>"
+        if not env.temp_data.get("live_script"):  # 一页载入一次
+            env.temp_data["live_script"] = True
+            text = f'<link rel="stylesheet" href="{root}/live.css">{text}<script defer src="{root}/live.js"></script>'
         return [nodes.raw("", text, format="html")]
 
 

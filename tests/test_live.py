@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from conftest import AXE, ROOT, need_axe
 from site_server import BROWSER_ARGS, serve
+from test_chapter_code import definitions
 from test_enhancer import encoded, make
 
 from lstm_lib.enhance.config import NetworkConfig
@@ -20,7 +21,9 @@ PAGE = """<!doctype html><html lang="zh-CN" data-theme="light"><meta charset="ut
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <link rel="icon" href="data:,"><link rel="stylesheet" href="book.css"><link rel="stylesheet" href="live/live.css">
 <style>body { background: var(--pst-color-background); color: var(--pst-color-text-base); }</style>
-<main class="bd-article"><h1>试</h1><div class="lstm-live" data-root="live"></div></main>
+<main class="bd-article"><h1>试</h1><div class="lstm-live" data-root="live"></div>
+<table><tr><th>在哪里<th>float32<th>int8<th>占<tr><td>你的浏览器<td>—<td>—<td>—</table>
+<div class="live-measure" data-root="live"></div></main>
 <script defer src="live/live.js"></script></html>"""
 
 
@@ -256,6 +259,37 @@ def test_every_state_says_what_to_do(visit, live_url, script, source, wanted, wo
     page.click(START)
     assert words in state(page, [wanted])
     assert page.locator(START).inner_text() == "开始"
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 32000, 44100, 48000, 96000])
+def test_the_chapter_counts_the_delay_as_the_page_does(visit, live_url, rate):
+    chapter = definitions("browser")
+    script = """async (rate) => {
+      const { module, model } = await lstmLive.loadEngine("live");
+      const live = new LstmLive({ module, model, int8: true, rate });
+      return [live.prefill, live.latency];
+    }"""
+    page = visit(live_url + "index.html")
+    assert page.evaluate(script, rate) == [chapter.prefill(rate), chapter.page_latency(rate)]
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE, 48000])
+def test_samples_nobody_hears_never_reach_the_kernel(visit, live_url, rate):
+    """1e-39 的样点是非规格化数，wasm 里没有冲零的开关：进了内核，一帧慢好几倍。"""
+    page, wave = visit(live_url + "index.html"), 1e-39 * np.ones(6400, np.float32)
+    out = page.evaluate(RENDER, [as_text(wave), None, True, rate, 0])
+    assert not np.any(out)
+
+
+def test_the_reader_measures_their_own_browser(visit, live_url):
+    page = visit(live_url + "index.html")
+    box = page.locator(".live-measure")
+    box.locator("button").click()
+    page.wait_for_function("() => document.querySelector('.live-measure').innerText.includes('再量一次')")
+    name, slow, fast, share = page.locator("table tr").last.locator("td").all_inner_texts()
+    assert name.startswith("你的浏览器，wasm") and float(slow) > 0 and float(fast) > 0
+    assert float(share.rstrip("%")) == pytest.approx(float(fast) / 160, abs=0.01)
+    assert f"int8 一帧 {fast} μs" in box.inner_text()
 
 
 def test_a_file_that_is_no_sound(visit, live_url, tmp_path):

@@ -585,7 +585,49 @@
     return source;
   }
 
-  const begin = () => document.querySelectorAll(".lstm-live[data-root]").forEach((box) => (box.lstmLive ??= new Page(box)));
+  // 一个按钮：量出这个浏览器一帧要多久，填进它上面那张表的“你的浏览器”一行
+  class Measure {
+    constructor(box) {
+      this.root = box.dataset.root;
+      box.innerHTML = `<button type="button">在我的浏览器里量一量</button> <span role="status">要载入内核与两个模型，约 4 MB。</span>`;
+      [this.button, this.status] = box.children;
+      const before = (table) => table.compareDocumentPosition(box) & Node.DOCUMENT_POSITION_FOLLOWING;
+      const rows = [...document.querySelectorAll("table")].filter(before).flatMap((table) => [...table.rows]);
+      this.cells = rows.findLast((row) => row.cells[0].textContent.startsWith("你的浏览器"))?.cells;
+      this.button.onclick = () => this.run();
+    }
+
+    async run() {
+      this.button.disabled = true;
+      this.status.textContent = "正在载入……";
+      try {
+        const { module, model, level } = await loadEngine(this.root);
+        const float32 = await loadFloat(this.root);
+        this.status.textContent = "正在量……";
+        await new Promise((resolve) => setTimeout(resolve, 50)); // 让上面这句先显示出来
+        const slow = thorough(module, float32, false);
+        const fast = thorough(module, model, true);
+        const texts = [`你的浏览器，${level}`, (1000 * slow).toFixed(0), (1000 * fast).toFixed(0), `${((100 * fast) / 16).toFixed(2)}%`];
+        texts.forEach((text, k) => this.cells?.[k] && (this.cells[k].textContent = text));
+        this.status.textContent = `${level}：float32 一帧 ${texts[1]} μs，int8 一帧 ${texts[2]} μs。`;
+        this.button.textContent = "再量一次";
+      } catch (error) {
+        this.status.textContent = error.message;
+      }
+      this.button.disabled = false;
+    }
+  }
+
+  // 先估一估，再取够多的帧：有的浏览器的钟只准到一毫秒
+  function thorough(module, model, int8) {
+    const rough = measure(module, model, int8, 20);
+    return measure(module, model, int8, Math.ceil(Math.min(1000, Math.max(20, 60 / (rough + 0.01)))));
+  }
+
+  function begin() {
+    document.querySelectorAll(".lstm-live[data-root]").forEach((box) => (box.lstmLive ??= new Page(box)));
+    document.querySelectorAll(".live-measure").forEach((box) => (box.lstmLive ??= new Measure(box)));
+  }
   window.lstmLive = { begin, loadEngine, loadFloat, measure, render, wav };
   if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
   else begin();

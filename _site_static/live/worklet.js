@@ -202,7 +202,8 @@
       for (let k = 0; k < output.length; k++) {
         let value = 0;
         for (let c = 0; c < input.length; c++) value += input[c][k] / input.length;
-        if (!(Math.abs(value) <= 8)) value = 0; // 坏样点不让它进去
+        const size = Math.abs(value);
+        if (!(size <= 8) || size < 1e-20) value = 0; // 坏样点不让它进去；太小的会变成非规格化数，慢好几倍
         if (down) down.push(value, inner);
         else inner.push(value);
       }

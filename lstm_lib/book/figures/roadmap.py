@@ -86,16 +86,17 @@ def ladder():
         ("NumPy", palette.ORANGE),
         ("C", palette.PURPLE),
         ("int8", palette.RED),
+        ("WebAssembly", palette.BLUE),
     ]
-    fig, ax = canvas(322, 386)
-    width, across, rise = 98, 36.5, 54
+    fig, ax = canvas(322, 440)
+    width, across, rise = 98, 31.3, 54
     for k, (name, color) in enumerate(steps):
         x, y = 51 + k * across, 27 + k * rise
         box(ax, x, y, width, 34, name, pen=Pen(color))
         if k:
-            start = x - across - 27
+            start = x - across - 32
             wire(ax, [(start, y - rise + 17), (start, y), (x - width / 2, y)], radius=6)
-    text(ax, 12, 366, "同一组权重，同一段输入：", ha="left")
-    text(ax, 12, 344, "每一级换一种做法，", ha="left", color=palette.GREY)
-    text(ax, 12, 322, "都与查过的一级比一比", ha="left", color=palette.GREY)
+    text(ax, 12, 420, "同一组权重，同一段输入：", ha="left")
+    text(ax, 12, 398, "每一级换一种做法，", ha="left", color=palette.GREY)
+    text(ax, 12, 376, "都与查过的一级比一比", ha="left", color=palette.GREY)
     return fig
