@@ -54,6 +54,7 @@ OWN_DATA_ONLY = {
     "loss": "--loss",
     "augment": "--augment",
     "level_inputs": "--level-inputs",
+    "average": "--average",
     "init": "--init",
     "restart": "--restart",
     "device": "--device",
@@ -144,6 +145,10 @@ def add_parser(subparsers):
     course.add_argument(
         "--level-inputs", action="store_true",
         help="训练时把各频点的输入拉到一样大（存下来时并进权重）：高频也学得快",
+    )  # fmt: skip
+    course.add_argument(
+        "--average", metavar="份额", type=share, default=0.0,
+        help="验证与存下的是权重的滑动平均，每步留住这么多，如 0.999：没有训练完的也好用（默认 0，不平均）",
     )  # fmt: skip
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
     course.add_argument(
@@ -345,6 +350,7 @@ def train_own(args, config) -> int:
         loss=args.loss,
         augment=args.augment,
         level_inputs=args.level_inputs,
+        average=args.average,
         seed=args.seed,
         init=args.init,
     )

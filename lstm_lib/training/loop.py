@@ -173,6 +173,7 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.network = IRMNetwork(settings.network).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters())
+        self.average = IRMNetwork(settings.network).to(device) if settings.average else None
         self.scale = torch.ones(settings.network.input_size)
         self.failures = {}
         self.again = "用同样的命令"
@@ -209,6 +210,9 @@ class _Run:
         state["fingerprint"] = prepared["fingerprint"]
         self.held = prepared["held"]
         self.model = Leveled(self.network, self.scale.to(self.device))
+        if self.average and state["epoch"] == 0:
+            self.average.load_state_dict(self.network.state_dict())
+        self.judged = Leveled(self.average or self.network, self.scale.to(self.device))
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.model, device_ids=ids)
@@ -250,7 +254,9 @@ class _Run:
             )
         if "scale" in state:
             self.scale = state["scale"]
-        self.network.load_state_dict(folded(given.state_dict(), 1 / self.scale))
+        self.network.load_state_dict(folded(state.get("moving", given.state_dict()), 1 / self.scale))
+        if self.average:
+            self.average.load_state_dict(folded(given.state_dict(), 1 / self.scale))
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         if state["epoch"] < self.settings.epochs:
@@ -275,7 +281,7 @@ class _Run:
             started = time.perf_counter()
             with _explained():
                 loss = self.train_epoch(epoch)
-                scores = self.validate(self.model)
+                scores = self.validate(self.judged)
             self._share_failures()
             if not all(map(math.isfinite, (loss, *scores.values()))):
                 raise TrainingError(
@@ -315,9 +321,18 @@ class _Run:
                 self.precision.autocast, self.precision.scaler, settings.loss,
             )  # fmt: skip
             total += loss
+            if self.average:
+                self._follow(step)
             if step % 10 == 0:
                 bar.set_postfix_str(f"损失 {loss.item():.2f} dB")
         return float(self.world.total(total)) / settings.steps / self.world.size
+
+    @torch.no_grad()
+    def _follow(self, step):
+        """滑动平均的权重跟一步；开头跟得快，免得老记着随机的起点。"""
+        keep = min(self.settings.average, (1 + step) / (10 + step))
+        for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            slow.lerp_(fast, 1 - keep)
 
     def _rate(self, step):
         return one_cycle(step, self.settings.total_steps, self.settings.learning_rate)
@@ -384,16 +399,17 @@ class _Run:
             best=value if is_best else state["best"],
             settings=self.settings.plain(),
             config=self.settings.network.to_json(),
-            network=self._weights(),
+            network=self._weights(self.average or self.network),
             scale=self.scale,
+            **({"moving": self._weights(self.network)} if self.average else {}),
             optimizer=self.optimizer.state_dict(),
             scaler=self.precision.scaler.state_dict(),
         )
         _guarded(self.world, lambda: self._write(state, row, is_best))
 
-    def _weights(self):
+    def _weights(self, network):
         """给别人用的权重：输入的缩放已经并进去。"""
-        weights = {k: v.detach().cpu() for k, v in self.network.state_dict().items()}
+        weights = {k: v.detach().cpu() for k, v in network.state_dict().items()}
         return folded(weights, self.scale)
 
     def _write(self, state, row, is_best):
