@@ -14,6 +14,7 @@ from lstm_lib.waves import SAMPLE_RATE
 CEILING = 1e-3  # SI-SDR 到 30 dB 为止：几乎没有噪声的片段不该左右训练
 CLEAR_WEIGHTS = 50.0, 10.0  # STOI 差 0.02、压缩谱的相对误差差 0.1，各抵得上 1 dB 的 SI-SDR
 WINDOW_SECONDS = 0.384  # STOI 比较的一段有多长
+STOI_EVERY = 3  # 训练时隔几帧取一段：相邻的段几乎一样，不必都算
 CLIP = 1 + 10 ** (15 / 20)  # STOI 的下限：-15 dB 的失真
 
 
@@ -55,10 +56,10 @@ def third_octaves(n_fft: int) -> torch.Tensor:
     return torch.from_numpy(((bins >= edges[0]) & (bins < edges[1])).astype("float32"))
 
 
-def soft_stoi(clean: torch.Tensor, estimate: torch.Tensor, hop_length: int) -> torch.Tensor:
+def soft_stoi(clean: torch.Tensor, estimate: torch.Tensor, hop_length: int, every: int = 1) -> torch.Tensor:
     """可求导的 STOI，(B,)：照 Taal 等（2011）的定义，只是用手头的 STFT（不先换成 10 kHz）。
 
-    ``clean``、``estimate`` 是两路的复数谱 (B, T, n_fft/2+1)。
+    ``clean``、``estimate`` 是两路的复数谱 (B, T, n_fft/2+1)；每 ``every`` 帧取一段来比。
     """
     bands = third_octaves(2 * (clean.shape[-1] - 1)).to(clean.device)
     power = [s.real.square() + s.imag.square() for s in (clean, estimate)]
@@ -68,12 +69,12 @@ def soft_stoi(clean: torch.Tensor, estimate: torch.Tensor, hop_length: int) -> t
     order = torch.argsort(silent.int(), dim=-1, stable=True)[..., None].expand(-1, -1, bands.shape[1])
     x, y = ((p @ bands + 1e-10).sqrt().gather(1, order) for p in power)
     length = min(round(WINDOW_SECONDS * SAMPLE_RATE / hop_length), x.shape[1])
-    x, y = (s.unfold(1, length, 1) for s in (x, y))  # (B, 段, 15, 帧)
+    x, y = (s.unfold(1, length, every) for s in (x, y))  # (B, 段, 15, 帧)
     y = torch.minimum(y * (x.norm(dim=-1, keepdim=True) / y.norm(dim=-1, keepdim=True)), x * CLIP)
     x, y = (s - s.mean(-1, keepdim=True) for s in (x, y))
     score = (x * y).sum(-1) / (x.norm(dim=-1) * y.norm(dim=-1) + 1e-8)
     last = ((~silent).sum(-1) - length).clamp(min=0)
-    used = (torch.arange(score.shape[1], device=score.device) <= last[:, None]).float()
+    used = (every * torch.arange(score.shape[1], device=score.device) <= last[:, None]).float()
     return (score.mean(-1) * used).sum(-1) / used.sum(-1)
 
 
@@ -89,7 +90,7 @@ def clear_loss(reference: torch.Tensor, estimate: torch.Tensor, config: NetworkC
     signal = target.square().sum(-1) + 1e-9
     ratio = signal / ((estimate - target).square().sum(-1) + CEILING * signal)
     clean, guess = (stft(w, config.n_fft, config.hop_length) for w in (reference, estimate))
-    stoi = soft_stoi(clean, guess, config.hop_length)
+    stoi = soft_stoi(clean, guess, config.hop_length, STOI_EVERY)
     clean, guess = ((s.real.square() + s.imag.square() + 1e-8) ** 0.15 for s in (clean, guess))
     spectral = (clean - guess).square().sum((-2, -1)) / clean.square().sum((-2, -1))
     a, b = CLEAR_WEIGHTS

@@ -33,13 +33,13 @@ BLEND = 0.3  # 再叠上第二个噪声的概率
 
 
 def changed(read, length: int, change: Change, rng) -> np.ndarray:
-    """``read(m)`` 给出 16 kHz 的 m 个样点；变过之后是 float64 (length,)。"""
+    """``read(m)`` 给出 16 kHz 的 m 个样点；变过之后是 float32 (length,)。"""
     total = next_fast_len(LEAD + length, real=True)
     total += total % 2
     ratio = np.exp(rng.uniform(-1, 1) * np.log(1 + change.stretch))
     source = next_fast_len(round(total * ratio / 2) * 2, real=True)
     source += source % 2
-    spectrum = rfft(np.asarray(read(source), dtype=np.float64)) * (total / source)
+    spectrum = rfft(np.asarray(read(source), dtype=np.float32)) * np.float32(total / source)
     bins = total // 2 + 1
     spectrum = spectrum[:bins] if len(spectrum) >= bins else np.pad(spectrum, (0, bins - len(spectrum)))
     spectrum *= equalizer(rng, change.eq_db, bins)
@@ -52,7 +52,8 @@ def equalizer(rng, spread_db: float, bins: int) -> np.ndarray:
     """随机的均衡曲线：各转折的增益是标准差 ``spread_db`` 的高斯数，在对数频率上连成折线。"""
     gains = rng.normal(0, spread_db, len(KNOTS))
     frequency = np.linspace(0, SAMPLE_RATE / 2, bins)
-    return 10 ** (np.interp(np.log(np.maximum(frequency, 1)), np.log(KNOTS), gains) / 20)
+    curve = np.interp(np.log(np.maximum(frequency, 1)), np.log(KNOTS), gains)
+    return (10 ** (curve / 20)).astype(np.float32)
 
 
 def room(rng, seconds: float) -> np.ndarray:
@@ -63,7 +64,7 @@ def room(rng, seconds: float) -> np.ndarray:
     direct_db = rng.uniform(0, 15)  # 直达声比混响强多少
     tail *= 10 ** (-direct_db / 20) / (np.sqrt(np.sum(tail**2)) + 1e-12)
     tail[0] = 1
-    return tail
+    return tail.astype(np.float32)
 
 
 def trimmed(wave: np.ndarray) -> np.ndarray:
