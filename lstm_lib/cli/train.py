@@ -53,7 +53,6 @@ OWN_DATA_ONLY = {
     "level": "--level",
     "loss": "--loss",
     "augment": "--augment",
-    "level_inputs": "--level-inputs",
     "average": "--average",
     "init": "--init",
     "restart": "--restart",
@@ -143,11 +142,7 @@ def add_parser(subparsers):
         help="随机变一变再混：语音与噪声各自均衡、变速变调、加混响，噪声有时叠两个，短的语音接成一段",
     )  # fmt: skip
     course.add_argument(
-        "--level-inputs", action="store_true",
-        help="训练时把各频点的输入拉到一样大（存下来时并进权重）：高频也学得快",
-    )  # fmt: skip
-    course.add_argument(
-        "--average", metavar="份额", type=share, default=0.0,
+        "--average", metavar="份额", type=below_one, default=0.0,
         help="验证与存下的是权重的滑动平均，每步留住这么多，如 0.999：没有训练完的也好用（默认 0，不平均）",
     )  # fmt: skip
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
@@ -228,6 +223,13 @@ def share(text):
     value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("要在 0 与 1 之间")
+    return value
+
+
+def below_one(text):
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError("要不小于 0、小于 1")
     return value
 
 
@@ -349,7 +351,6 @@ def train_own(args, config) -> int:
         network=config,
         loss=args.loss,
         augment=args.augment,
-        level_inputs=args.level_inputs,
         average=args.average,
         seed=args.seed,
         init=args.init,

@@ -27,7 +27,6 @@ from lstm_lib.training.records import Records, write_csv
 from lstm_lib.training.settings import Settings
 
 LOCK_SECONDS = 30
-SCALE_SEGMENTS = 200  # 用几段量各频点的幅度
 VALID_SEED = 1  # 验证片段的种子与训练错开，且不随 --seed 变：换种子的几次训练才好比较
 
 
@@ -130,22 +129,8 @@ def _prepare(data, out, restart, say):
     return {"fingerprint": fingerprint, "state": state, "bad": gathered.bad, "held": gathered.held}
 
 
-class Leveled(torch.nn.Module):
-    """网络前面乘上各频点的 ``scale`` (input_size,)：训练时各频点一样大，Adam 才不冷落弱的高频。"""
-
-    def __init__(self, network, scale):
-        super().__init__()
-        self.network = network
-        self.register_buffer("scale", scale)
-
-    def forward(self, mag):
-        return self.network(mag * self.scale)
-
-
-def folded(weights: dict, scale: torch.Tensor) -> dict:
-    """把输入的缩放并进第一层的权重。"""
-    name = "mask.weight_ih_l0"
-    return {**weights, name: weights[name] * scale.to(weights[name].device)}
+def _weights(network) -> dict:
+    return {k: v.detach().cpu() for k, v in network.state_dict().items()}
 
 
 def merit(row: dict, loss: str) -> float:
@@ -174,7 +159,7 @@ class _Run:
         self.network = IRMNetwork(settings.network).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.average = IRMNetwork(settings.network).to(device) if settings.average else None
-        self.scale = torch.ones(settings.network.input_size)
+        self.model = self.network
         self.failures = {}
         self.again = "用同样的命令"
 
@@ -200,8 +185,6 @@ class _Run:
         self.say(f"设备：{device_name(self.device)}，{self.precision}{together}")
         state = prepared["state"]
         if state is None:
-            if self.settings.level_inputs:
-                self.scale = self._measure_scale()
             if self.settings.init:
                 self._start_from(self.settings.init)
             state = {"epoch": 0, "history": [], "best": None, "noisy": None}
@@ -209,31 +192,13 @@ class _Run:
             self._resume(state, prepared["fingerprint"])
         state["fingerprint"] = prepared["fingerprint"]
         self.held = prepared["held"]
-        self.model = Leveled(self.network, self.scale.to(self.device))
         if self.average and state["epoch"] == 0:
             self.average.load_state_dict(self.network.state_dict())
-        self.judged = Leveled(self.average or self.network, self.scale.to(self.device))
+        self.judged = self.average or self.network
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.model, device_ids=ids)
+            self.model = DistributedDataParallel(self.network, device_ids=ids)
         return state
-
-    def _measure_scale(self) -> torch.Tensor:
-        """各频点的输入乘多少，幅度才都在 1 上下：带噪谱均方根的倒数，取 2 的整数次幂。
-
-        乘与除都只动指数，不动尾数：并进权重再分出来，逐比特不变。
-        """
-        power, config = (
-            torch.zeros(self.settings.network.input_size, dtype=torch.float64),
-            self.settings.network,
-        )
-        for n in range(SCALE_SEGMENTS):
-            noisy, _, failed, problem = self.loader.dataset[n]
-            self._count(failed, problem)
-            spectrum = stft(torch.from_numpy(noisy)[None], config.n_fft, config.hop_length)
-            power += config.network_input(spectrum.abs().double().square().mean((0, 1)))
-        rms = (power / SCALE_SEGMENTS).sqrt().clamp(min=1e-6)
-        return torch.exp2(-torch.log2(rms).round()).float()
 
     def _start_from(self, path):
         given = checkpoint.load_network(path)
@@ -242,7 +207,7 @@ class _Run:
                 f"--init {path} 与要训练的不是同一种网络：它是 {given.config}；要训练的是 {self.network.config}。"
                 "看 --hidden、--layers、--n-fft、--hop 与 --document。"
             )
-        self.network.load_state_dict(folded(given.state_dict(), 1 / self.scale))
+        self.network.load_state_dict(given.state_dict())
 
     def _resume(self, state, fingerprint):
         given = checkpoint.network_of(state, self.out / checkpoint.LAST)
@@ -252,11 +217,9 @@ class _Run:
                 f"{self.out} 里是用另一组参数训练到第 {state['epoch']} 轮的：{'；'.join(changed)}。"
                 "请改回原来的参数，或换一个 --out，或加 --restart 丢开它从头训练。"
             )
-        if "scale" in state:
-            self.scale = state["scale"]
-        self.network.load_state_dict(folded(state.get("moving", given.state_dict()), 1 / self.scale))
+        self.network.load_state_dict(state.get("moving", given.state_dict()))
         if self.average:
-            self.average.load_state_dict(folded(given.state_dict(), 1 / self.scale))
+            self.average.load_state_dict(given.state_dict())
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         if state["epoch"] < self.settings.epochs:
@@ -399,25 +362,17 @@ class _Run:
             best=value if is_best else state["best"],
             settings=self.settings.plain(),
             config=self.settings.network.to_json(),
-            network=self._weights(self.average or self.network),
-            scale=self.scale,
-            **({"moving": self._weights(self.network)} if self.average else {}),
+            network=_weights(self.judged),
+            **({"moving": _weights(self.network)} if self.average else {}),
             optimizer=self.optimizer.state_dict(),
             scaler=self.precision.scaler.state_dict(),
         )
         _guarded(self.world, lambda: self._write(state, row, is_best))
 
-    def _weights(self, network):
-        """给别人用的权重：输入的缩放已经并进去。"""
-        weights = {k: v.detach().cpu() for k, v in network.state_dict().items()}
-        return folded(weights, self.scale)
-
     def _write(self, state, row, is_best):
         def before():  # 与检查点一同换上；最好的网络先写，断在中间时重训这一轮会再写一次
             if is_best:
-                best = IRMNetwork(self.settings.network)
-                best.load_state_dict(state["network"])
-                checkpoint.save_best(self.out, best, {"epoch": row["epoch"], **row})
+                checkpoint.save_best(self.out, self.judged, {"epoch": row["epoch"], **row})
             sources.save_held(self.out / "held.json", self.held)
 
         done = row["epoch"] - 1

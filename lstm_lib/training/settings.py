@@ -23,7 +23,6 @@ class Settings:
     seed: int = 0
     loss: str = "si-sdr"  # 见 lstm_lib.enhance.loss.LOSSES
     augment: bool = False  # 均衡、变速、混响，见 lstm_lib.training.augment
-    level_inputs: bool = False  # 训练时把各频点的输入拉到一样的大小，存下来时并进权重
     average: float = 0.0  # 权重的滑动平均留住多少；0 是不平均
     init: str = ""  # 从哪个网络的权重起步；空着是随机起步
 
@@ -80,7 +79,6 @@ OPTIONS = {
     "seed": "--seed",
     "loss": "--loss",
     "augment": "--augment",
-    "level_inputs": "--level-inputs",
     "average": "--average",
     "init": "--init",
 }
