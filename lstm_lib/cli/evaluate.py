@@ -144,10 +144,10 @@ def workers(args, pairs) -> int:
     return 1 if len(pairs) < 8 else args.workers
 
 
-def progress(total):
+def progress(total, what="打分"):
     from tqdm import tqdm
 
-    return lambda iterator: tqdm(iterator, total=total, desc="打分", unit="对", disable=None, leave=False)
+    return lambda iterator: tqdm(iterator, total=total, desc=what, unit="对", disable=None, leave=False)
 
 
 def report(args, scores, total):

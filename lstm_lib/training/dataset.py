@@ -166,7 +166,8 @@ class Segments(Dataset):
     """片段数据集：``segments[n] -> (带噪, 纯净, 读不了的文件, 难题)``，波形都是 float32 (length,)。
 
     ``snr_db``、``level_db``：信噪比与带噪语音电平（dBFS，均方根）的范围，均匀抽取；成对的数据自有信噪比，只改电平。
-    ``level_db`` 为 None 时不改电平。读不了的文件换一个再抽，并把（路径, 原因）
+    ``level_db`` 为 None 时不改电平。``augment`` 见 :mod:`lstm_lib.training.augment`；``join`` 只把短的语音接起来。
+    读不了的文件换一个再抽，并把（路径, 原因）
     交回去，由训练循环计数；怎么抽都不行时，“难题”是说明原因的一句话，平时是 None。
     """
 
@@ -178,8 +179,10 @@ class Segments(Dataset):
         level_db=(-35.0, -15.0),
         seed: int = 0,
         augment: bool = False,
+        join: bool = False,
     ):
-        self.corpus, self.length, self.seed, self.augment = corpus, length, seed, augment
+        self.corpus, self.length, self.seed = corpus, length, seed
+        self.augment, self.join = augment, join
         self.snr_db, self.level_db = snr_db, level_db
 
     def __getitem__(self, n: int):
@@ -224,7 +227,10 @@ class Segments(Dataset):
     def _plain(self, rng):
         """语音与噪声各一段，原样。"""
         speech, noise = self.corpus.speech, self.corpus.noise
-        clean = _segment(speech, speech.draw(rng), self.length, rng)
+        if self.join:
+            clean = _joined(speech, self.length, rng)
+        else:
+            clean = _segment(speech, speech.draw(rng), self.length, rng)
         return clean, _looped(noise, noise.draw(rng), self.length, rng)
 
     def _varied(self, rng):

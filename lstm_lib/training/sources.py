@@ -39,6 +39,7 @@ class Sources:
     max_bad: float = 0.05
     speaker: str | None = None
     leave_out: list = field(default_factory=list)  # 文件名的通配符：配得上的不碰
+    only: dict = field(default_factory=dict)  # “speech”“noise” → 文件名的通配符：只要配得上的；空着是都要
     seed: int = 0
 
 
@@ -68,12 +69,7 @@ def fingerprint(train: Corpus, valid: Corpus) -> str:
 def gather(sources: Sources, previous: dict | None = None) -> Gathered:
     """扫描并划分。``previous`` 是上一次的 ``held``：已定在哪一边的组不再挪动。"""
     report, previous = [], previous or {"train": {}, "valid": {}}
-    weights = {}
-    sources = replace(
-        sources,
-        speech=_weighted("speech", sources.speech, weights),
-        noise=_weighted("noise", sources.noise, weights),
-    )
+    sources, weights = _unweighted(sources)
     speech_roots, noise_roots, pair_roots = _resolve(sources, report)
     if bool(speech_roots) != bool(noise_roots):
         lacking, given = ("--noise", "语音") if speech_roots else ("--speech", "噪声")
@@ -97,6 +93,28 @@ def gather(sources: Sources, previous: dict | None = None) -> Gathered:
         report += folders.notes([*part["speech"], *part["noise"]])
         report += folders.notes(file for p in part["pairs"] for file in (p.clean, p.noisy))
     return Gathered(_corpus(train, weights), _corpus(valid, weights), report, bad, held)
+
+
+def whole(sources: Sources) -> Gathered:
+    """不划分：给的语音与噪声全算“训练”，验证是空的；不收成对的数据。"""
+    report, bad = [], []
+    sources, weights = _unweighted(sources)
+    speech_roots, noise_roots, _ = _resolve(sources, report)
+    found = {"pairs": []}
+    for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
+        found[kind] = _scan(kind, roots, sources, bad)
+    _refuse_two_roles(found)
+    report += folders.notes([*found["speech"], *found["noise"]])
+    nothing = {kind: [] for kind in KINDS}
+    return Gathered(_corpus(found, weights), _corpus(nothing, {}), report, bad, {})
+
+
+def _unweighted(sources):
+    """拆开“文件夹=权重”：（只剩文件夹的数据, 权重）。"""
+    weights = {}
+    speech = _weighted("speech", sources.speech, weights)
+    noise = _weighted("noise", sources.noise, weights)
+    return replace(sources, speech=speech, noise=noise), weights
 
 
 def _weighted(role, given, weights):
@@ -198,16 +216,20 @@ KINDS = {"speech": "语音", "noise": "噪声", "pairs": "成对数据"}
 def _scan(kind, roots, sources, bad):
     pattern = sources.speaker if kind == "speech" else None
     good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
-    if sources.leave_out:
-        good, unusable = ([f for f in part if not _left_out(f.path, sources)] for part in (good, unusable))
+    if sources.leave_out or sources.only.get(kind):
+        good, unusable = ([f for f in part if _wanted(kind, f.path, sources)] for part in (good, unusable))
     what = f"{KINDS[kind]}（{'、'.join(map(str, roots))}）"
     folders.check_bad(unusable, len(good), sources.max_bad, what, roots)
     bad += unusable
     return good
 
 
-def _left_out(path, sources):
-    return any(fnmatch.fnmatch(os.path.basename(path), pattern) for pattern in sources.leave_out)
+def _wanted(kind, path, sources):
+    def match(patterns):
+        return any(fnmatch.fnmatch(os.path.basename(path), pattern) for pattern in patterns)
+
+    only = sources.only.get(kind)
+    return (not only or match(only)) and not match(sources.leave_out)
 
 
 def scan_pairs(clean_root, noisy_root, sources, bad):
