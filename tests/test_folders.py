@@ -119,9 +119,9 @@ def test_missing_and_empty_folders_say_so(tmp_path):
     with pytest.raises(DataError, match="不是文件夹"):
         folders.find_audio([tone(tmp_path / "a.wav")])
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "a.mp3").write_bytes(b"x")
+    (tmp_path / "empty" / "a.m4a").write_bytes(b"x")
     good, bad = folders.scan([tmp_path / "empty"])
-    with pytest.raises(DataError, match="一个 wav、flac 或 ogg 文件也没有"):
+    with pytest.raises(DataError, match="一个 wav、flac、ogg 或 mp3 文件也没有"):
         folders.check_bad(bad, len(good), 0.5, "语音")
 
 
@@ -621,8 +621,8 @@ def test_leftovers_of_other_systems_are_not_sound(tmp_path):
         (tmp_path / name).write_bytes(b"x")
     paths, bad = folders.find_audio([tmp_path])
     assert [os.path.basename(p) for p in paths] == ["A.WAV"] and not bad
-    (tmp_path / "A.WAV").rename(tmp_path / "A.mp3")
-    with pytest.raises(DataError, match=r"一个 wav、flac 或 ogg 文件也没有（里面有 .*\.mp3 1 个"):
+    (tmp_path / "A.WAV").rename(tmp_path / "A.m4a")
+    with pytest.raises(DataError, match=r"一个 wav、flac、ogg 或 mp3 文件也没有（里面有 .*\.m4a 1 个"):
         gather(speech=[tmp_path], noise=[noise])
 
 

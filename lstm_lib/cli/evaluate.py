@@ -19,6 +19,8 @@ EPILOG = """\
 例子：
   python -m lstm_lib evaluate --paired clean_testset_wav noisy_testset_wav --model 训练结果 --csv 得分.csv
   python -m lstm_lib evaluate --data VoiceBank根目录 --model 训练结果
+  python -m lstm_lib mix --speech 语音 --noise 噪声 --out 测试
+  python -m lstm_lib evaluate --paired 测试/clean 测试/noisy --model 训练结果 --against rnnoise
 
 退出码：0 成功；1 数据或参数有问题，错误信息会说明怎么办；2 命令行写错；130 被 Ctrl-C 中断。"""
 
@@ -37,6 +39,10 @@ def add_parser(subparsers):
     parser.add_argument(
         "--model", metavar="检查点", help="train 的输出文件夹或其中的检查点；默认用书中的网络"
     )
+    parser.add_argument(
+        "--against", choices=("rnnoise",), nargs="+", default=[], metavar="对照",
+        help="一同比的别的方法：rnnoise（要先 pip install pyrnnoise）",
+    )  # fmt: skip
     parser.add_argument("--csv", metavar="文件", help="把平均分与逐文件的得分写成 CSV；缺的文件夹会建好")
     parser.add_argument("--no-pesq", action="store_true", help="不算 PESQ（它最慢）")
     parser.add_argument(
@@ -60,7 +66,11 @@ def run(args) -> int:
         check_roles(args, pairs)
         measures = [m for m in evaluation.available_measures() if m != "pesq" or not args.no_pesq]
         check_model(args.model)
-        scores = evaluation.evaluate(pairs, args.model, measures, workers(args, pairs), progress(len(pairs)))
+        against = dict.fromkeys(args.against)
+        check_against(against)
+        scores = evaluation.evaluate(
+            pairs, args.model, measures, workers(args, pairs), progress(len(pairs)), against
+        )
         report(args, scores, len(pairs))
         print(evaluation.table(scores))
         for line in evaluation.explain(scores):
@@ -139,15 +149,26 @@ def check_model(model):
         checkpoint.load_network(model)
 
 
+def check_against(names):
+    """要比的方法能不能用，先说。"""
+    from lstm_lib.enhance import rnnoise
+
+    if "rnnoise" in names:
+        try:
+            rnnoise.check()
+        except ImportError as error:
+            raise UserError(f"--against rnnoise：{error}") from error
+
+
 def workers(args, pairs) -> int:
     # 起一个进程要好几秒，文件少时不值得
     return 1 if len(pairs) < 8 else args.workers
 
 
-def progress(total):
+def progress(total, what="打分"):
     from tqdm import tqdm
 
-    return lambda iterator: tqdm(iterator, total=total, desc="打分", unit="对", disable=None, leave=False)
+    return lambda iterator: tqdm(iterator, total=total, desc=what, unit="对", disable=None, leave=False)
 
 
 def report(args, scores, total):

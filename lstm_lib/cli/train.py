@@ -14,7 +14,7 @@ DESCRIPTION = """\
 
 不给数据时，在内置语料上按书中的配方训练（几分钟；书里已经训练过就直接取来），存成一个 safetensors 权重文件。
 这时只认 --steps（总步数）、--batch、--lr、--clip、--seed、--out，与下面“网络”一组。
-给了数据，就在自己的数据上训练：文件夹递归地找，跟随符号链接；wav、flac、ogg，任意采样率、任意声道数；
+给了数据，就在自己的数据上训练：文件夹递归地找，跟随符号链接；wav、flac、ogg、mp3，任意采样率、任意声道数；
 什么也不整个装进内存，随机片段由工作进程从磁盘上现读现混。
 训练与验证按说话人、按噪声文件划分。
 
@@ -47,9 +47,13 @@ OWN_DATA_ONLY = {
     "valid_share": "--valid-share",
     "valid_segments": "--valid-segments",
     "speaker": "--speaker",
+    "leave_out": "--leave-out",
     "max_bad": "--max-bad",
     "snr": "--snr",
     "level": "--level",
+    "loss": "--loss",
+    "augment": "--augment",
+    "average": "--average",
     "init": "--init",
     "restart": "--restart",
     "device": "--device",
@@ -64,8 +68,14 @@ def add_parser(subparsers):
         "train", help="训练网络（内置语料，或自己的数据）", description=DESCRIPTION, epilog=EPILOG
     )
     data = parser.add_argument_group("数据")
-    data.add_argument("--speech", metavar="文件夹", nargs="+", default=[], help="纯净语音，可以几个")
-    data.add_argument("--noise", metavar="文件夹", nargs="+", default=[], help="噪声，可以几个")
+    data.add_argument(
+        "--speech", metavar="文件夹", nargs="+", default=[],
+        help="纯净语音，可以几个；写成“文件夹=权重”定各占多少，写“内置”就是书中的合成语音",
+    )  # fmt: skip
+    data.add_argument(
+        "--noise", metavar="文件夹", nargs="+", default=[],
+        help="噪声，可以几个；权重同上，写“内置”就是书中的噪声再加十二族更像生活的",
+    )  # fmt: skip
     data.add_argument(
         "--paired", metavar=("纯净", "带噪"), nargs=2, action="append", default=[],
         help="已经混好的成对数据，按文件名配对；可以写几次",
@@ -84,6 +94,10 @@ def add_parser(subparsers):
     data.add_argument(
         "--speaker", metavar="正则", help="从相对路径里取说话人的正则，第一对括号里是说话人，如 '(spk\\d+)_'"
     )
+    data.add_argument(
+        "--leave-out", metavar="通配符", nargs="+", default=[],
+        help="名字配得上的语音与噪声文件不碰（留作测试），如 '5-*'",
+    )  # fmt: skip
     data.add_argument(
         "--max-bad", metavar="份额", type=share, default=0.05,
         help="读不了的文件跳过，超过这个份额就停下（默认 0.05）",
@@ -119,6 +133,18 @@ def add_parser(subparsers):
         "--valid-segments", metavar="段数", type=positive, default=128, help="验证用几段（默认 128）"
     )
     course.add_argument("--seed", metavar="整数", type=natural, default=0, help="随机种子（默认 0）")
+    course.add_argument(
+        "--loss", choices=("si-sdr", "clear"), default="si-sdr", metavar="损失",
+        help="si-sdr（默认），或 clear：再加上可懂度（STOI）与压缩谱，多留弱的辅音",
+    )  # fmt: skip
+    course.add_argument(
+        "--augment", action="store_true",
+        help="随机变一变再混：语音与噪声各自均衡、变速变调、加混响，噪声有时叠两个，短的语音接成一段",
+    )  # fmt: skip
+    course.add_argument(
+        "--average", metavar="份额", type=below_one, default=0.0,
+        help="验证与存下的是权重的滑动平均，每步留住这么多，如 0.999：没有训练完的也好用（默认 0，不平均）",
+    )  # fmt: skip
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
     course.add_argument(
         "--restart",
@@ -197,6 +223,13 @@ def share(text):
     value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("要在 0 与 1 之间")
+    return value
+
+
+def below_one(text):
+    value = number(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError("要不小于 0、小于 1")
     return value
 
 
@@ -303,6 +336,7 @@ def train_own(args, config) -> int:
         valid_share=args.valid_share,
         max_bad=args.max_bad,
         speaker=args.speaker,
+        leave_out=args.leave_out,
     )
     settings = loop.Settings(
         epochs=args.epochs,
@@ -315,6 +349,9 @@ def train_own(args, config) -> int:
         level_db=tuple(args.level),
         valid_segments=args.valid_segments,
         network=config,
+        loss=args.loss,
+        augment=args.augment,
+        average=args.average,
         seed=args.seed,
         init=args.init,
     )
@@ -330,7 +367,7 @@ def train_own(args, config) -> int:
         data, settings, out, args.device, args.amp, workers(args), args.restart, args.tensorboard
     )
     if writer:
-        best = max(state["history"], key=lambda row: row["valid_si_sdr"])
+        best = max(state["history"], key=lambda row: loop.merit(row, args.loss))
         print(
             f"最好的是第 {best['epoch']} 轮，验证 SI-SDR {best['valid_si_sdr']:.2f} dB"
             f"（不处理 {best['noisy_si_sdr']:.2f} dB），在 {out / 'best.safetensors'}"

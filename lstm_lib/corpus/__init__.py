@@ -138,6 +138,27 @@ def fingerprint() -> str:
     return (ensure() / "fingerprint.txt").read_text(encoding="utf-8")
 
 
+def training_folders(progress: bool = True) -> dict[str, Path]:
+    """训练用的声音写成的 wav：``{"speech": 文件夹, "noise": 文件夹}``，在缓存里；第一次要一两分钟。
+
+    语音是书中的训练语音（按嗓音的次序切成几十段），噪声是书中的训练噪声加 :mod:`lstm_lib.corpus.wide`
+    的各族，一种一个子文件夹。
+    """
+    key = recipe_key("lstm_lib.corpus.wide", "lstm_lib.corpus.wide_build", extra=corpus_key())
+    folder = cache_dir() / f"wide-{key}"
+    if not folder.exists():
+        ensure(progress)
+        with FileLock(cache_dir() / "wide.lock"):
+            if not folder.exists():
+                temporary = Path(tempfile.mkdtemp(dir=cache_dir(), prefix=".wide-"))
+                try:
+                    run_module("lstm_lib.corpus.wide_build", temporary, title="合成训练噪声", show=progress)
+                    os.replace(temporary, folder)
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+    return {"speech": folder / "speech", "noise": folder / "noise"}
+
+
 @cache
 def _scenes(folder: Path, split: str) -> tuple[Scene, ...]:
     facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))[split]

@@ -133,20 +133,20 @@ def train_loop(data, recipe, progress, title):
 
 
 def training_step(
-    model, optimizer, clean, noisy, config, clip, autocast=nullcontext, scaler=NO_SCALING
+    model, optimizer, clean, noisy, config, clip, autocast=nullcontext, scaler=NO_SCALING, loss="si-sdr"
 ) -> torch.Tensor:
     """走一步：前向、损失、反向、梯度裁剪、更新；返回这一批的损失。
 
-    ``clean``、``noisy`` 是 (B, N)。``autocast`` 与 ``scaler`` 是混合精度用的，默认都不起作用。
+    ``clean``、``noisy`` 是 (B, N)。``autocast`` 与 ``scaler`` 是混合精度用的，默认都不起作用；``loss`` 是损失的名字。
     """
-    loss = network_loss(model, clean, noisy, config, autocast)
+    value = network_loss(model, clean, noisy, config, autocast, loss)
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    scaler.scale(value).backward()
     scaler.unscale_(optimizer)  # 裁剪看的是没有放大过的梯度
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     scaler.step(optimizer)
     scaler.update()
-    return loss.detach()
+    return value.detach()
 
 
 def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:

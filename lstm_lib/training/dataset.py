@@ -4,8 +4,10 @@
 这样“采样器的状态”只剩一个整数，断点续训与多机训练的结果都能与一气呵成的单机训练对上。
 """
 
+import functools
 import math
 import os
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +15,14 @@ import torch
 from soundfile import SoundFileError
 from torch.utils.data import Dataset, Sampler
 
-from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, resample
+from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, read_audio, resample
+from lstm_lib.training import augment
 from lstm_lib.waves import SAMPLE_RATE, scale_noise
 
 SILENCE = 1e-4  # 均方根低于 -80 dBFS 的片段不用：SI-SDR 在静音上没有定义
 TRIES = 50
+SHORT = 60 * SAMPLE_RATE  # 压缩的文件不超过这么长，就整个解码、留在内存里
+DECODED = 5000  # 每个进程至多留这么多个
 MARGIN = 320  # 重采样时两边多读 20 毫秒，免得片段的头尾带上滤波器的边缘效应
 
 
@@ -27,25 +32,33 @@ class FileTable:
     Python 的字符串列表做不到这一点：引用计数一动，写时复制的内存页就各复制一份。
     """
 
-    def __init__(self, paths, frames, rates):
+    def __init__(self, paths, frames, rates, groups=None, factors=1.0):
         encoded = [os.fsencode(p) for p in paths]
         self.names = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self.ends = np.cumsum([len(e) for e in encoded], dtype=np.int64)
         self.frames = np.asarray(frames, dtype=np.int64)
         self.rates = np.asarray(rates, dtype=np.int64)
-        self.cumulative = np.cumsum(self.frames / self.rates)
+        self.groups = np.arange(len(encoded)) if groups is None else np.asarray(groups, dtype=np.int64)
+        self.cumulative = np.cumsum(self.frames / self.rates * factors)
 
     @classmethod
-    def of(cls, files):
-        """由 :class:`~lstm_lib.training.folders.AudioFile` 的列表造表。"""
-        return cls([f.path for f in files], [f.frames for f in files], [f.sample_rate for f in files])
+    def of(cls, files, factors=1.0):
+        """由 :class:`~lstm_lib.training.folders.AudioFile` 的列表造表；``factors`` 是各文件每秒声音的权重。"""
+        order = {group: k for k, group in enumerate(dict.fromkeys(f.group for f in files))}
+        return cls(
+            [f.path for f in files],
+            [f.frames for f in files],
+            [f.sample_rate for f in files],
+            [order[f.group] for f in files],
+            factors,
+        )
 
     def __len__(self):
         return len(self.ends)
 
     @property
     def seconds(self) -> float:
-        return float(self.cumulative[-1]) if len(self) else 0.0
+        return float(np.sum(self.frames / self.rates)) if len(self) else 0.0
 
     def path(self, index: int) -> str:
         start = self.ends[index - 1] if index else 0
@@ -56,7 +69,7 @@ class FileTable:
         return int(self.frames[index] * SAMPLE_RATE // self.rates[index])
 
     def draw(self, rng) -> int:
-        """按时长加权抽一个文件：每一秒声音被抽到的机会相同。"""
+        """按时长（与文件夹的权重）抽一个文件：同一份权重里，每一秒声音被抽到的机会相同。"""
         return int(
             np.searchsorted(self.cumulative, rng.uniform(0, self.cumulative[-1]), side="right").clip(
                 0, len(self) - 1
@@ -65,7 +78,22 @@ class FileTable:
 
     def read(self, index: int, start: int, length: int) -> np.ndarray:
         """读第 ``index`` 个文件从 ``start`` 起的 ``length`` 个 16 kHz 样点；文件不够长处补零。"""
+        path, available = self.path(index), self.length(index)
+        if path.lower().endswith(COMPRESSED) and available <= SHORT:
+            wave = decoded(path)[start : start + length]
+            return np.pad(wave, (0, length - len(wave)))
         return read_segment(self.path(index), int(self.frames[index]), int(self.rates[index]), start, length)
+
+
+COMPRESSED = (".mp3", ".ogg")  # 从半中间读起又慢又未必准
+
+
+@functools.lru_cache(maxsize=DECODED)
+def decoded(path: str) -> np.ndarray:
+    """整个解码成 16 kHz 单声道 float32；短的压缩文件用它，免得每取一段都从头解起。"""
+    with warnings.catch_warnings():  # 文件头与内容不合的，扫描时说过了
+        warnings.simplefilter("ignore")
+        return read_audio(path)
 
 
 def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.ndarray:
@@ -96,6 +124,9 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
     return np.pad(wave, (0, length - len(wave))).astype(np.float32, copy=False)
 
 
+FIELDS = ("names", "ends", "frames", "rates", "groups", "cumulative")
+
+
 @dataclass
 class Corpus:
     """一份数据：现场混合用的语音与噪声，以及已经配好对的纯净与带噪（逐项对应）；不用的为空表。"""
@@ -117,7 +148,7 @@ class Corpus:
         return {
             f"{prefix}.{name}.{field}": getattr(getattr(self, name), field)
             for name in ("speech", "noise", "clean", "noisy")
-            for field in ("names", "ends", "frames", "rates", "cumulative")
+            for field in FIELDS
         }
 
     @classmethod
@@ -125,7 +156,7 @@ class Corpus:
         tables = []
         for name in ("speech", "noise", "clean", "noisy"):
             table = FileTable.__new__(FileTable)
-            for field in ("names", "ends", "frames", "rates", "cumulative"):
+            for field in FIELDS:
                 setattr(table, field, arrays[f"{prefix}.{name}.{field}"])
             tables.append(table)
         return cls(*tables)
@@ -135,20 +166,24 @@ class Segments(Dataset):
     """片段数据集：``segments[n] -> (带噪, 纯净, 读不了的文件, 难题)``，波形都是 float32 (length,)。
 
     ``snr_db``、``level_db``：信噪比与带噪语音电平（dBFS，均方根）的范围，均匀抽取；成对的数据自有信噪比，只改电平。
-    ``level_db`` 为 None 时不改电平。读不了的文件换一个再抽，并把（路径, 原因）
+    ``level_db`` 为 None 时不改电平。``augment`` 见 :mod:`lstm_lib.training.augment`；``join`` 只把短的语音接起来。
+    读不了的文件换一个再抽，并把（路径, 原因）
     交回去，由训练循环计数；怎么抽都不行时，“难题”是说明原因的一句话，平时是 None。
     """
 
     def __init__(
-        self, corpus: Corpus, length: int, snr_db=(-5.0, 15.0), level_db=(-35.0, -15.0), seed: int = 0
+        self,
+        corpus: Corpus,
+        length: int,
+        snr_db=(-5.0, 15.0),
+        level_db=(-35.0, -15.0),
+        seed: int = 0,
+        augment: bool = False,
+        join: bool = False,
     ):
-        self.corpus, self.length, self.snr_db, self.level_db, self.seed = (
-            corpus,
-            length,
-            snr_db,
-            level_db,
-            seed,
-        )
+        self.corpus, self.length, self.seed = corpus, length, seed
+        self.augment, self.join = augment, join
+        self.snr_db, self.level_db = snr_db, level_db
 
     def __getitem__(self, n: int):
         rng = np.random.default_rng([self.seed, n])
@@ -173,8 +208,7 @@ class Segments(Dataset):
         corpus = self.corpus
         # 两种数据都有时，按时长决定这一段取自哪一种
         if rng.uniform(0, corpus.seconds) < corpus.speech.seconds:
-            clean = self._segment(corpus.speech, corpus.speech.draw(rng), rng)
-            noise = self._looped(corpus.noise, corpus.noise.draw(rng), rng)
+            clean, noise = self._varied(rng) if self.augment else self._plain(rng)
             if _rms(clean) < SILENCE or _rms(noise) < SILENCE:
                 return None, None
             noisy = clean + scale_noise(clean, noise, rng.uniform(*self.snr_db))
@@ -190,16 +224,60 @@ class Segments(Dataset):
             noisy, clean = noisy * gain, clean * gain
         return noisy.astype(np.float32), clean.astype(np.float32)
 
-    def _segment(self, table, index, rng):
-        return _read(table, index, _random_start(table.length(index), self.length, rng), self.length)
+    def _plain(self, rng):
+        """语音与噪声各一段，原样。"""
+        speech, noise = self.corpus.speech, self.corpus.noise
+        if self.join:
+            clean = _joined(speech, self.length, rng)
+        else:
+            clean = _segment(speech, speech.draw(rng), self.length, rng)
+        return clean, _looped(noise, noise.draw(rng), self.length, rng)
 
-    def _looped(self, table, index, rng):
-        """噪声不够长就首尾相接。"""
-        available = table.length(index)
-        if available >= self.length:
-            return self._segment(table, index, rng)
-        wave = _read(table, index, 0, max(available, 1))
-        return np.resize(np.roll(wave, int(rng.integers(len(wave)))), self.length)
+    def _varied(self, rng):
+        """语音与噪声各一段，各自随机变过；噪声有时是两个叠起来的。"""
+        speech, noise = self.corpus.speech, self.corpus.noise
+        clean = augment.changed(lambda m: _joined(speech, m, rng), self.length, augment.SPEECH, rng)
+
+        def draw():
+            return augment.changed(
+                lambda m: _looped(noise, noise.draw(rng), m, rng), self.length, augment.NOISE, rng
+            )
+
+        mixed = draw()
+        if rng.uniform() < augment.BLEND:
+            second = draw()
+            balance = 10 ** (rng.uniform(-12, 6) / 20)
+            mixed = mixed + second * (balance * _rms(mixed) / max(_rms(second), SILENCE))
+        return clean, mixed
+
+
+def _segment(table, index, length, rng):
+    return _read(table, index, _random_start(table.length(index), length, rng), length)
+
+
+def _looped(table, index, length, rng):
+    """不够长就首尾相接。"""
+    available = table.length(index)
+    if available >= length:
+        return _segment(table, index, length, rng)
+    wave = _read(table, index, 0, max(available, 1))
+    return np.resize(np.roll(wave, int(rng.integers(len(wave)))), length)
+
+
+def _joined(table, length, rng):
+    """一段语音；文件不够长的，接上同一组（说话人）的别的文件。"""
+    index = table.draw(rng)
+    if table.length(index) >= length:
+        return _segment(table, index, length, rng)
+    same = np.flatnonzero(table.groups == table.groups[index])
+    order = iter([index])
+
+    def piece():
+        chosen = next(order, None)
+        chosen = int(rng.choice(same)) if chosen is None else chosen
+        return _read(table, chosen, 0, min(max(table.length(chosen), 1), length))
+
+    return augment.joined(piece, length, rng)
 
 
 class _Unreadable(Exception):

@@ -12,7 +12,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from lstm_lib.book.tables import Table
-from lstm_lib.enhance import audio, classical, irm
+from lstm_lib.enhance import audio, classical, irm, rnnoise
 from lstm_lib.enhance.scores import pesq, si_sdr, stoi
 from lstm_lib.enhance.trained import load_trained
 from lstm_lib.files import SHOW_BYTES, atomic_path
@@ -22,6 +22,7 @@ from lstm_lib.waves import SAMPLE_RATE
 
 NOISY, NETWORK, IDEAL = "带噪", "网络", "理想掩蔽"
 METHODS = (NOISY, *classical.METHODS, NETWORK, IDEAL)
+OTHERS = {"rnnoise": ("RNNoise", rnnoise.denoise)}  # 另装的包才有的对照
 MEASURES = {"si_sdr": "SI-SDR (dB)", "stoi": "STOI", "pesq": "PESQ"}
 # 算不出（NaN）时为什么；SI-SDR 只会是无穷大
 UNDEFINED = {
@@ -65,17 +66,25 @@ class Scores:
         return self.failed[k].get(method, undefined)
 
     @property
+    def methods(self) -> list[str]:
+        return list(self.values)
+
+    @property
     def measures(self) -> list[str]:
         return list(self.values[NOISY])
 
 
-def evaluate(pairs: list[Pair], model=None, measures=None, workers: int = 1, progress=iter) -> Scores:
-    """逐对打分。``model`` 是检查点路径，None 是书中的网络；``progress`` 包住迭代器，用来显示进度。
+def evaluate(
+    pairs: list[Pair], model=None, measures=None, workers: int = 1, progress=iter, against=()
+) -> Scores:
+    """逐对打分。``model`` 是检查点路径，None 是书中的网络；``progress`` 包住迭代器，用来显示进度；
+    ``against`` 是 :data:`OTHERS` 里要一同比的。
 
     ``measures`` 省略时是 SI-SDR 与 STOI，装了 pesq 包再加 PESQ。读不了、没有语音的文件跳过，记在 ``bad`` 里。
     """
     measures = available_measures() if measures is None else list(measures)
-    work = functools.partial(score_pair, model=None if model is None else str(model), measures=measures)
+    model, against = None if model is None else str(model), tuple(against)
+    work = functools.partial(score_pair, model=model, measures=measures, against=against)
     if workers > 1 and len(pairs) > 1:
         context = multiprocessing.get_context("spawn")  # 已经用过 torch 线程的进程不宜 fork
         with ProcessPoolExecutor(min(workers, len(pairs)), context) as pool:
@@ -85,10 +94,15 @@ def evaluate(pairs: list[Pair], model=None, measures=None, workers: int = 1, pro
     good = [(p, r) for p, r in zip(pairs, results, strict=True) if not isinstance(r, Bad)]
     values = {
         method: {m: np.array([r[0][method][m] for _, r in good], dtype=float) for m in measures}
-        for method in METHODS
+        for method in methods(against)
     }
     names, failed = [p.noisy.path for p, _ in good], [r[1] for _, r in good]
     return Scores(names, values, [r for r in results if isinstance(r, Bad)], failed)
+
+
+def methods(against=()) -> list[str]:
+    """表里各行的名字，依次；理想掩蔽在最后。"""
+    return [*METHODS[:-1], *(OTHERS[name][0] for name in against), IDEAL]
 
 
 def available_measures() -> list[str]:
@@ -106,7 +120,7 @@ def _network(model):
     return load_trained() if model is None else checkpoint.load_network(model)
 
 
-def score_pair(pair: Pair, model, measures):
+def score_pair(pair: Pair, model, measures, against=()):
     """一对文件的得分，同 :func:`score`；不能用时是 :class:`Bad`，点名出问题的那一个。"""
     waves = []
     for file in (pair.clean, pair.noisy):
@@ -121,7 +135,7 @@ def score_pair(pair: Pair, model, measures):
         return Bad(pair.noisy.path, f"读出来与 {pair.clean.path} 长短不同：{seconds}")
     try:
         with threadpool_limits(1):  # 求和的次序随线程数而变，末位就不同
-            return score(clean[:length], noisy[:length], _network(model), measures)
+            return score(clean[:length], noisy[:length], _network(model), measures, against)
     except (OSError, ValueError) as error:
         return Bad(pair.noisy.path, without_name(error, pair.noisy.path))
 
@@ -151,7 +165,7 @@ def _flat(path) -> bool:
     return bool(low == high)
 
 
-def score(clean, noisy, network, measures) -> tuple[dict, dict]:
+def score(clean, noisy, network, measures, against=()) -> tuple[dict, dict]:
     """一对波形的得分 ``{方法: {度量: 分}}``，与用不了的方法 ``{方法: 原因}``（如波形太短）；它们的分是 NaN。
 
     理想掩蔽用网络自己的 STFT，经典方法用书中的。
@@ -165,6 +179,8 @@ def score(clean, noisy, network, measures) -> tuple[dict, dict]:
         except ValueError as error:
             failed[name] = str(error)
     estimates[NETWORK] = irm.enhance(network, noisy)
+    for label, method in (OTHERS[name] for name in against):
+        estimates[label] = method(noisy)
     estimates[IDEAL] = irm.apply_mask(ideal, noisy, *size)
     measure = {"si_sdr": si_sdr, "stoi": stoi, "pesq": pesq}
     scores = {name: {m: measure[m](clean, wave) for m in measures} for name, wave in estimates.items()}
@@ -174,7 +190,10 @@ def score(clean, noisy, network, measures) -> tuple[dict, dict]:
 def table(scores: Scores) -> Table:
     """各方法的平均分排成的表。"""
     digits = {"si_sdr": 2, "stoi": 3, "pesq": 2}
-    rows = [[name, *(_number(scores.mean(name, m), digits[m]) for m in scores.measures)] for name in METHODS]
+    rows = [
+        [name, *(_number(scores.mean(name, m), digits[m]) for m in scores.measures)]
+        for name in scores.methods
+    ]
     return Table(["方法", *(MEASURES[m] for m in scores.measures)], rows)
 
 
@@ -187,12 +206,12 @@ def explain(scores: Scores, shown: int = 3) -> list[str]:
     lines = []
     for measure in scores.measures:
         reasons = {}
-        for method in METHODS:
+        for method in scores.methods:
             for name, why in scores.missing(method, measure):
                 reasons.setdefault(why, {}).setdefault(name, []).append(method)
         for why, files in reasons.items():
             methods = list(dict.fromkeys(m for found in files.values() for m in found))
-            whose = "" if len(methods) == len(METHODS) else f"{'、'.join(methods)}的"
+            whose = "" if len(methods) == len(scores.methods) else f"{'、'.join(methods)}的"
             names = "、".join([*files][:shown]) + ("……" if len(files) > shown else "")
             rest = len(scores.names) - len(files)
             means = f"平均只算其余 {rest} 对" if rest else "没有平均"
@@ -211,13 +230,13 @@ def write_csv(path, scores: Scores) -> None:
     ):
         writer = csv.writer(stream)
         writer.writerow(["file", "method", *scores.measures, "note"])
-        for name in METHODS:
+        for name in scores.methods:
             lacking = {m: len(scores.missing(name, m)) for m in scores.measures}
             notes = [f"{MEASURES[m]} 有 {n} 对算不出，不在平均之内" for m, n in lacking.items() if n]
             cells = [_cell(scores.mean(name, m)) for m in scores.measures]
             writer.writerow(["平均", name, *cells, "；".join(notes)])
         for k, file in enumerate(scores.names):
-            for name in METHODS:
+            for name in scores.methods:
                 values = {m: scores.values[name][m][k] for m in scores.measures}
                 notes = [f"{MEASURES[m]}：{why}" for m in values if (why := scores.why(name, m, k))]
                 writer.writerow([file, name, *map(_cell, values.values()), "；".join(notes)])

@@ -16,7 +16,7 @@ from pathlib import Path
 from lstm_lib.enhance.audio import open_audio
 from lstm_lib.training import known
 
-SUFFIXES = (".wav", ".flac", ".ogg")
+SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 
 
 class DataError(ValueError):
@@ -47,7 +47,7 @@ class Bad:
 
 
 def find_audio(roots, skip=()) -> tuple[list[str], list[Bad]]:
-    """递归寻找 wav、flac、ogg（扩展名不分大小写），跟随符号链接；返回（路径, 打不开的文件夹或断链）。
+    """递归寻找 wav、flac、ogg、mp3（扩展名不分大小写），跟随符号链接；返回（路径, 打不开的文件夹或断链）。
 
     路径都是绝对路径，次序固定。以设备号与 inode 认文件：链接绕成圈不会无休止，同一个文件经几条路
     找到也只算一次，否则它可能同时落进训练与验证。名字以点开头的（如 macOS 的 ._x.wav）不要。
@@ -293,7 +293,7 @@ def check_bad(bad: list[Bad], good_count: int, limit: float, what: str, roots=()
     total = len(bad) + good_count
     if total == 0:
         raise DataError(
-            f"{what}里一个 wav、flac 或 ogg 文件也没有{_contents(roots)}；别的格式（如 mp3、pcm）请先转换。"
+            f"{what}里一个 wav、flac、ogg 或 mp3 文件也没有{_contents(roots)}；别的格式（如 m4a、pcm）请先转换。"
         )
     if good_count == 0 or len(bad) > limit * total:
         listed = "\n".join(f"  {b.path}：{b.reason}" for b in bad[:5])

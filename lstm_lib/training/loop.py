@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from lstm_lib.enhance.irm import IRMNetwork
-from lstm_lib.enhance.loss import network_loss, si_sdr_loss
+from lstm_lib.enhance.loss import CLEAR_WEIGHTS, masked, si_sdr_loss, soft_stoi, stft
 from lstm_lib.enhance.recipe import one_cycle, set_rate, training_step
 from lstm_lib.files import os_reason
 from lstm_lib.training import checkpoint, sources
@@ -129,6 +129,15 @@ def _prepare(data, out, restart, say):
     return {"fingerprint": fingerprint, "state": state, "bad": gathered.bad, "held": gathered.held}
 
 
+def _weights(network) -> dict:
+    return {k: v.detach().cpu() for k, v in network.state_dict().items()}
+
+
+def merit(row: dict, loss: str) -> float:
+    """一轮的好坏，越大越好：SI-SDR；兼顾可懂度的损失再加上 STOI 的那一份。"""
+    return row["valid_si_sdr"] + (CLEAR_WEIGHTS[0] * row["valid_stoi"] if loss == "clear" else 0)
+
+
 class _Run:
     """一次训练：网络、优化器与数据。"""
 
@@ -139,7 +148,8 @@ class _Run:
         self.max_bad = max_bad
         self.batches = ShardedBatches(settings.steps, settings.batch, world.rank, world.size)
         self.loader = self._loader(Segments(
-            self.train_corpus, settings.length, settings.snr_db, settings.level_db, settings.seed + 2
+            self.train_corpus, settings.length, settings.snr_db, settings.level_db, settings.seed + 2,
+            settings.augment,
         ), workers, batch_sampler=self.batches)  # fmt: skip
         # 验证片段固定不变：每轮用同样的一批，得分才可比；电平不动，信噪比取训练范围
         valid = Segments(self.valid_corpus, settings.length, settings.snr_db, None, VALID_SEED)
@@ -148,6 +158,7 @@ class _Run:
         torch.manual_seed(settings.seed)
         self.network = IRMNetwork(settings.network).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters())
+        self.average = IRMNetwork(settings.network).to(device) if settings.average else None
         self.model = self.network
         self.failures = {}
         self.again = "用同样的命令"
@@ -181,6 +192,9 @@ class _Run:
             self._resume(state, prepared["fingerprint"])
         state["fingerprint"] = prepared["fingerprint"]
         self.held = prepared["held"]
+        if self.average and state["epoch"] == 0:
+            self.average.load_state_dict(self.network.state_dict())
+        self.judged = self.average or self.network
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = DistributedDataParallel(self.network, device_ids=ids)
@@ -203,7 +217,9 @@ class _Run:
                 f"{self.out} 里是用另一组参数训练到第 {state['epoch']} 轮的：{'；'.join(changed)}。"
                 "请改回原来的参数，或换一个 --out，或加 --restart 丢开它从头训练。"
             )
-        self.network.load_state_dict(given.state_dict())
+        self.network.load_state_dict(state.get("moving", given.state_dict()))
+        if self.average:
+            self.average.load_state_dict(given.state_dict())
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.scaler.load_state_dict(state["scaler"])
         if state["epoch"] < self.settings.epochs:
@@ -222,15 +238,15 @@ class _Run:
             self.say(f"{settings.epochs} 轮早已训练完；要从头再来就加 --restart。")
             return
         if state["noisy"] is None:
-            state["noisy"] = self.validate(None)
+            state["noisy"] = self.validate(None)["valid_si_sdr"]
             self.say(f"验证集 {settings.valid_segments} 段，不处理时 SI-SDR {state['noisy']:.2f} dB")
         for epoch in range(state["epoch"], settings.epochs):
             started = time.perf_counter()
             with _explained():
                 loss = self.train_epoch(epoch)
-                score = self.validate(self.network)
+                scores = self.validate(self.judged)
             self._share_failures()
-            if not (math.isfinite(loss) and math.isfinite(score)):
+            if not all(map(math.isfinite, (loss, *scores.values()))):
                 raise TrainingError(
                     f"第 {epoch + 1} 轮的损失成了 {loss}，训练已发散；检查点仍停在第 {epoch} 轮。"
                     "请把 --lr 调小，换一个 --out 再试。"
@@ -239,13 +255,13 @@ class _Run:
                 "epoch": epoch + 1,
                 "step": (epoch + 1) * settings.steps,
                 "train_loss": loss,
-                "valid_si_sdr": score,
+                **scores,
                 "noisy_si_sdr": state["noisy"],
                 "learning_rate": self._rate((epoch + 1) * settings.steps - 1)[0],
                 "seconds": round(time.perf_counter() - started, 3),
             }
             self._save(state, row)
-            records.add(row, settings.epochs, is_best=state["best"] == score)
+            records.add(row, settings.epochs, is_best=state["best"] == merit(row, settings.loss))
 
     def train_epoch(self, epoch: int) -> float:
         """一轮训练，返回各步全局批次损失的平均。"""
@@ -265,35 +281,43 @@ class _Run:
             clean, noisy = clean.to(self.device), noisy.to(self.device)
             loss = training_step(
                 self.model, self.optimizer, clean, noisy, settings.network, settings.clip,
-                self.precision.autocast, self.precision.scaler,
+                self.precision.autocast, self.precision.scaler, settings.loss,
             )  # fmt: skip
             total += loss
+            if self.average:
+                self._follow(step)
             if step % 10 == 0:
                 bar.set_postfix_str(f"损失 {loss.item():.2f} dB")
         return float(self.world.total(total)) / settings.steps / self.world.size
+
+    @torch.no_grad()
+    def _follow(self, step):
+        """滑动平均的权重跟一步；开头跟得快，免得老记着随机的起点。"""
+        keep = min(self.settings.average, (1 + step) / (10 + step))
+        for slow, fast in zip(self.average.parameters(), self.network.parameters(), strict=True):
+            slow.lerp_(fast, 1 - keep)
 
     def _rate(self, step):
         return one_cycle(step, self.settings.total_steps, self.settings.learning_rate)
 
     @torch.no_grad()
-    def validate(self, network) -> float:
-        """验证集上的平均 SI-SDR，dB；``network`` 为 None 时量的是带噪语音本身。"""
-        total = torch.zeros(2, dtype=torch.float64)
-        if network is not None:
-            network.eval()
+    def validate(self, model) -> dict:
+        """验证集上平均的 SI-SDR（dB）与 STOI（近似，见 :func:`soft_stoi`）；``model`` 为 None 时量的是带噪语音本身。"""
+        total, config = torch.zeros(3, dtype=torch.float64), self.settings.network
+        if model is not None:
+            model.eval()
         for noisy, clean, failed, problem in self.valid_loader:
             self._count(failed, problem)
-            if network is None:
-                loss = si_sdr_loss(clean, noisy)
-            else:
+            estimate = noisy
+            if model is not None:
                 clean, noisy = clean.to(self.device), noisy.to(self.device)
-                loss = network_loss(network, clean, noisy, network.config, self.precision.autocast)
-            total += torch.tensor([-loss.item() * len(noisy), len(noisy)], dtype=torch.float64)
+                estimate = masked(model, noisy, config, self.precision.autocast)
+            spectra = (stft(w, config.n_fft, config.hop_length) for w in (clean, estimate))
+            stoi = soft_stoi(*spectra, config.hop_length).sum().item()
+            total += torch.tensor([-si_sdr_loss(clean, estimate).item() * len(noisy), stoi, len(noisy)])
         # gloo 什么都能加，nccl 只加显卡上的
-        score, count = self.world.total(
-            total.to(self.device) if self.device.type == "cuda" else total
-        ).tolist()
-        return score / count
+        total = self.world.total(total.to(self.device) if self.device.type == "cuda" else total).tolist()
+        return {"valid_si_sdr": total[0] / total[2], "valid_stoi": total[1] / total[2]}
 
     # ---- 训练途中读不了的文件 ----
 
@@ -330,14 +354,16 @@ class _Run:
     # ---- 存 ----
 
     def _save(self, state, row) -> None:
-        is_best = state["best"] is None or row["valid_si_sdr"] > state["best"]
+        value = merit(row, self.settings.loss)
+        is_best = state["best"] is None or value > state["best"]
         state.update(
             epoch=row["epoch"],
             history=[*state["history"], row],
-            best=row["valid_si_sdr"] if is_best else state["best"],
+            best=value if is_best else state["best"],
             settings=self.settings.plain(),
             config=self.settings.network.to_json(),
-            network={k: v.detach().cpu() for k, v in self.network.state_dict().items()},
+            network=_weights(self.judged),
+            **({"moving": _weights(self.network)} if self.average else {}),
             optimizer=self.optimizer.state_dict(),
             scaler=self.precision.scaler.state_dict(),
         )
@@ -346,7 +372,7 @@ class _Run:
     def _write(self, state, row, is_best):
         def before():  # 与检查点一同换上；最好的网络先写，断在中间时重训这一轮会再写一次
             if is_best:
-                checkpoint.save_best(self.out, self.network, {"epoch": row["epoch"], **row})
+                checkpoint.save_best(self.out, self.judged, {"epoch": row["epoch"], **row})
             sources.save_held(self.out / "held.json", self.held)
 
         done = row["epoch"] - 1

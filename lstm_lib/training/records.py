@@ -5,7 +5,16 @@ from pathlib import Path
 
 from lstm_lib.files import atomic_path
 
-COLUMNS = ("epoch", "step", "train_loss", "valid_si_sdr", "noisy_si_sdr", "learning_rate", "seconds")
+COLUMNS = (
+    "epoch",
+    "step",
+    "train_loss",
+    "valid_si_sdr",
+    "valid_stoi",
+    "noisy_si_sdr",
+    "learning_rate",
+    "seconds",
+)
 
 
 class RecordError(ValueError):
@@ -52,13 +61,14 @@ class Records:
         gain = row["valid_si_sdr"] - row["noisy_si_sdr"]
         self.say(
             f"第 {row['epoch']}/{epochs} 轮  训练损失 {row['train_loss']:.3f}  "
-            f"验证 SI-SDR {row['valid_si_sdr']:.2f} dB（提高 {gain:.2f}）"
+            f"验证 SI-SDR {row['valid_si_sdr']:.2f} dB（提高 {gain:.2f}）  "
+            f"STOI {row['valid_stoi']:.3f}"
             f"{'  最好' if is_best else ''}  用时 {row['seconds']:.1f} 秒"
         )
         self._board(lambda board: self._plot(board, row))
 
     def _plot(self, board, row):
-        for name in ("train_loss", "valid_si_sdr", "learning_rate"):
+        for name in ("train_loss", "valid_si_sdr", "valid_stoi", "learning_rate"):
             board.add_scalar(name, row[name], row["epoch"])
         board.flush()
 

@@ -21,6 +21,9 @@ class Settings:
     valid_segments: int = 128
     network: NetworkConfig = REPAIRED
     seed: int = 0
+    loss: str = "si-sdr"  # 见 lstm_lib.enhance.loss.LOSSES
+    augment: bool = False  # 均衡、变速、混响，见 lstm_lib.training.augment
+    average: float = 0.0  # 权重的滑动平均留住多少；0 是不平均
     init: str = ""  # 从哪个网络的权重起步；空着是随机起步
 
     @property
@@ -48,7 +51,8 @@ class Settings:
 
     def changes_from(self, previous: dict, network: NetworkConfig) -> list[str]:
         """与检查点里的参数、网络的配置逐项比较，返回不同的各项，每项一句话。"""
-        now, before = asdict(self.network) | self.plain(), asdict(network) | previous
+        now = asdict(self.network) | self.plain()
+        before = asdict(network) | Settings().plain() | previous  # 从前的检查点没有后来才有的几项
         return [
             f"{option} 原来是 {_plain(before.get(name))}，现在是 {_plain(now[name])}"
             for name, option in OPTIONS.items()
@@ -73,6 +77,9 @@ OPTIONS = {
     "num_layers": "--layers",
     "head": "线性层（--document 去掉它）",
     "seed": "--seed",
+    "loss": "--loss",
+    "augment": "--augment",
+    "average": "--average",
     "init": "--init",
 }
 

@@ -1,27 +1,34 @@
 """把命令行给的文件夹变成训练与验证两份数据：认布局、扫描、配对、划分，并写下清单。"""
 
 import contextlib
+import fnmatch
 import hashlib
 import json
+import os
 import platform
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from lstm_lib import corpus
 from lstm_lib.files import atomic_path
 from lstm_lib.training import folders, known
 from lstm_lib.training.dataset import Corpus, FileTable
 from lstm_lib.training.folders import AudioFile, Bad, DataError
 from lstm_lib.training.overlap import listed, same_partners, same_sound
 
+BUILTIN = "内置"  # 代替文件夹：书中的合成语音，与（放宽了的）合成噪声
 INDEX = "index.npz"  # 训练的输出文件夹里，用了哪些文件的清单
 
 
 @dataclass
 class Sources:
-    """使用者给的数据：``data`` 是认得的数据集的根，其余是文件夹；``valid`` 是成对的（纯净、带噪）或 None。"""
+    """使用者给的数据：``data`` 是认得的数据集的根，其余是文件夹；``valid`` 是成对的（纯净、带噪）或 None。
+
+    ``speech``、``noise`` 里可以写“文件夹=权重”（抽到它的相对机会），可以用 :data:`BUILTIN` 代替文件夹。
+    """
 
     speech: list = field(default_factory=list)
     noise: list = field(default_factory=list)
@@ -31,6 +38,8 @@ class Sources:
     valid_share: float = 0.1
     max_bad: float = 0.05
     speaker: str | None = None
+    leave_out: list = field(default_factory=list)  # 文件名的通配符：配得上的不碰
+    only: dict = field(default_factory=dict)  # “speech”“noise” → 文件名的通配符：只要配得上的；空着是都要
     seed: int = 0
 
 
@@ -51,8 +60,8 @@ class Gathered:
 def fingerprint(train: Corpus, valid: Corpus) -> str:
     """两份数据的指纹：文件或划分变了，它就变。"""
     digest = hashlib.sha256()
-    for prefix, corpus in (("train", train), ("valid", valid)):
-        for name, array in corpus.save_arrays(prefix).items():
+    for prefix, part in (("train", train), ("valid", valid)):
+        for name, array in part.save_arrays(prefix).items():
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
@@ -60,6 +69,7 @@ def fingerprint(train: Corpus, valid: Corpus) -> str:
 def gather(sources: Sources, previous: dict | None = None) -> Gathered:
     """扫描并划分。``previous`` 是上一次的 ``held``：已定在哪一边的组不再挪动。"""
     report, previous = [], previous or {"train": {}, "valid": {}}
+    sources, weights = _unweighted(sources)
     speech_roots, noise_roots, pair_roots = _resolve(sources, report)
     if bool(speech_roots) != bool(noise_roots):
         lacking, given = ("--noise", "语音") if speech_roots else ("--speech", "噪声")
@@ -82,7 +92,66 @@ def gather(sources: Sources, previous: dict | None = None) -> Gathered:
     for part in (train, valid):
         report += folders.notes([*part["speech"], *part["noise"]])
         report += folders.notes(file for p in part["pairs"] for file in (p.clean, p.noisy))
-    return Gathered(_corpus(train), _corpus(valid), report, bad, held)
+    return Gathered(_corpus(train, weights), _corpus(valid, weights), report, bad, held)
+
+
+def whole(sources: Sources) -> Gathered:
+    """不划分：给的语音与噪声全算“训练”，验证是空的；不收成对的数据。"""
+    report, bad = [], []
+    sources, weights = _unweighted(sources)
+    speech_roots, noise_roots, _ = _resolve(sources, report)
+    found = {"pairs": []}
+    for kind, roots in (("speech", speech_roots), ("noise", noise_roots)):
+        found[kind] = _scan(kind, roots, sources, bad)
+    _refuse_two_roles(found)
+    report += folders.notes([*found["speech"], *found["noise"]])
+    nothing = {kind: [] for kind in KINDS}
+    return Gathered(_corpus(found, weights), _corpus(nothing, {}), report, bad, {})
+
+
+def _unweighted(sources):
+    """拆开“文件夹=权重”：（只剩文件夹的数据, 权重）。"""
+    weights = {}
+    speech = _weighted("speech", sources.speech, weights)
+    noise = _weighted("noise", sources.noise, weights)
+    return replace(sources, speech=speech, noise=noise), weights
+
+
+def _weighted(role, given, weights):
+    """“文件夹=权重”拆开：返回文件夹的列表，把 (绝对路径, 权重) 记进 ``weights[role]``；有一个写了就都要写。"""
+    plain, numbers = [], []
+    for text in map(str, given):
+        path, number = text, None
+        if "=" in text and not Path(text).exists():
+            path, _, tail = text.rpartition("=")
+            try:
+                number = float(tail)
+            except ValueError:
+                number = -1.0
+            if not 0 < number < float("inf"):
+                raise DataError(f"--{role} {text}：等号后面的权重要是大于零的数，例如 {path}=2。")
+        numbers.append(number)
+        builtin = path == BUILTIN and not Path(path).exists()
+        plain.append(corpus.training_folders()[role] if builtin else folders.existing_folder(path))
+    if any(n is not None for n in numbers):
+        if None in numbers:
+            lacking = given[numbers.index(None)]
+            raise DataError(f"--{role} 有的写了权重，{lacking} 没有；请都写上，如 {lacking}=1，或都不写。")
+        weights[role] = [(os.path.abspath(p), n) for p, n in zip(plain, numbers, strict=True)]
+    return plain
+
+
+def _factors(files, weights):
+    """各文件每秒声音的权重：文件夹的权重除以它的总秒数；没有写权重的都是 1。"""
+    if not weights or not files:
+        return 1.0
+    owner = [
+        max((k for k, (root, _) in enumerate(weights) if Path(f.path).is_relative_to(root)),
+            key=lambda k: len(weights[k][0]))
+        for f in files
+    ]  # fmt: skip
+    seconds = np.bincount(owner, [f.seconds for f in files], len(weights))
+    return np.array([weights[k][1] / seconds[k] for k in owner])
 
 
 def valid_pair(given) -> tuple[Path, Path]:
@@ -147,10 +216,20 @@ KINDS = {"speech": "语音", "noise": "噪声", "pairs": "成对数据"}
 def _scan(kind, roots, sources, bad):
     pattern = sources.speaker if kind == "speech" else None
     good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
+    if sources.leave_out or sources.only.get(kind):
+        good, unusable = ([f for f in part if _wanted(kind, f.path, sources)] for part in (good, unusable))
     what = f"{KINDS[kind]}（{'、'.join(map(str, roots))}）"
     folders.check_bad(unusable, len(good), sources.max_bad, what, roots)
     bad += unusable
     return good
+
+
+def _wanted(kind, path, sources):
+    def match(patterns):
+        return any(fnmatch.fnmatch(os.path.basename(path), pattern) for pattern in patterns)
+
+    only = sources.only.get(kind)
+    return (not only or match(only)) and not match(sources.leave_out)
 
 
 def scan_pairs(clean_root, noisy_root, sources, bad):
@@ -251,10 +330,11 @@ def _refuse_overlap(fixed, train):
         raise DataError(f"{listed(same)}既在训练里又在 --valid 里；请把两者分开。")
 
 
-def _corpus(parts):
+def _corpus(parts, weights):
     clean = [p.clean for p in parts["pairs"]]
     noisy = [p.noisy for p in parts["pairs"]]
-    return Corpus(*(FileTable.of(files) for files in (parts["speech"], parts["noise"], clean, noisy)))
+    speech, noise = (FileTable.of(parts[k], _factors(parts[k], weights.get(k))) for k in ("speech", "noise"))
+    return Corpus(speech, noise, FileTable.of(clean), FileTable.of(noisy))
 
 
 def save_index(path, gathered: Gathered) -> None:
