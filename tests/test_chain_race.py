@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lstm_lib import cli, engines, threads
-from lstm_lib.engines import chain_race, rnnoise, timing
-from lstm_lib.enhance import irm
+from lstm_lib.engines import chain_race, timing
+from lstm_lib.enhance import irm, rnnoise
 from lstm_lib.enhance.config import NetworkConfig
 
 FAKE = """

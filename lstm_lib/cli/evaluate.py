@@ -153,11 +153,8 @@ def check_against(names):
     """要比的方法能不能用，先说。"""
     from lstm_lib.enhance import rnnoise
 
-    if "rnnoise" in names:
-        try:
-            rnnoise.check()
-        except ImportError as error:
-            raise UserError(f"--against rnnoise：{error}") from error
+    if "rnnoise" in names and (reason := rnnoise.why_not()):
+        raise UserError(f"--against rnnoise：{reason}。")
 
 
 def workers(args, pairs) -> int:

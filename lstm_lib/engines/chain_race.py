@@ -14,7 +14,8 @@ import numpy as np
 
 from lstm_lib import threads
 from lstm_lib.book.tables import Table
-from lstm_lib.engines import available, chain, describe, offers, rnnoise, timing
+from lstm_lib.engines import available, chain, describe, offers, timing
+from lstm_lib.enhance import rnnoise
 from lstm_lib.native import NativeLSTM
 from lstm_lib.waves import BLOCK, SAMPLE_RATE
 
