@@ -1,6 +1,7 @@
 """mix 混出的成对文件，与 evaluate --against 的对照。"""
 
 import filecmp
+import time
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ def test_pairs_have_the_snr_in_their_name_and_come_out_the_same_again(tree, tmp_
         snr = 10 * np.log10(np.sum(clean**2) / np.sum((noisy - clean) ** 2))
         assert snr == pytest.approx(float(name.split("_")[1].removesuffix("dB.wav")), abs=0.01)
         assert np.abs(noisy).max() <= 0.981
+    time.sleep(1.1)  # 时刻若写进了文件，就会不同
     assert mix(tree, tmp_path / "b", "--snr", "-5", "0", "12.5") == 0
     for side in ("clean", "noisy"):
         same, _, _ = filecmp.cmpfiles(tmp_path / "a" / side, tmp_path / "b" / side, names, shallow=False)

@@ -44,7 +44,8 @@ def mix(data, out, count: int, seconds: float, snrs, level_db, seed: int, progre
             gain = min(1.0, PEAK / max(np.abs(noisy).max(), np.abs(clean).max()))
             name = f"{n + 1:0{len(str(count))}d}_{snrs[n % len(snrs)]:+g}dB.wav"
             for side, wave in (("clean", clean), ("noisy", noisy)):
-                write_audio(temporary / side / name, gain * wave, subtype="FLOAT")
+                # 浮点的 wav 头里有写的时刻，同样的命令字节就不同
+                write_audio(temporary / side / name, gain * wave, subtype="PCM_24")
         os.chmod(temporary, 0o755)
         os.replace(temporary, out)
     finally:
