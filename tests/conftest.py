@@ -59,6 +59,7 @@ SLOW = {
         "test_other_processors_give_the_same_sound": 5,
         "test_programs_for_other_systems_compile": 4,
         "test_sanitizers_over_the_whole_chain": 12,  # 编译也在里面
+        "test_python_command_and_program_write_the_same_samples": 3,
         "test_damaged_wav_headers_do_no_harm": 2,
         "test_a_recording_ends_and_a_conversion_leaves_nothing": 2,
         "test_damaged_models_are_refused_without_harm": 8,

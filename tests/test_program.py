@@ -283,6 +283,30 @@ def test_every_kind_of_samples(program_path, model, tmp_path, kind, channels):
     assert [p.name for p in tmp_path.iterdir() if "tmp" in p.name] == []
 
 
+def test_python_command_and_program_write_the_same_samples(program_path, tmp_path, capsys):
+    """同一个检查点：``python -m lstm_lib enhance`` 与导出之后的程序，写出的样点逐个相同，整数的也是。"""
+    import soundfile
+    import torch
+
+    from lstm_lib.enhance import irm
+
+    torch.manual_seed(0)
+    checkpoint, exported = tmp_path / "网络.safetensors", tmp_path / "网络.lstm"
+    irm.save(irm.IRMNetwork(NetworkConfig.for_stft(512, 256, hidden_size=20)).eval(), checkpoint)
+    assert main(["export", str(checkpoint), "--to", "bin", "--out", str(exported)]) == 0
+    source, ours, theirs = (tmp_path / f"{name}.wav" for name in ("in", "c", "python"))
+    for kind, (tag, bits) in TAGS.items():
+        data, _ = quantize(np.clip(noise(2 * 9001, scale=0.5).reshape(-1, 2), -1, 0.99), kind)
+        source.write_bytes(wav(data, fmt(tag, 2, bits)))
+        done = run([program_path, exported, source, ours])
+        assert done.returncode == 0, said(done)
+        assert main(["enhance", "-q", str(source), str(theirs), "--model", str(checkpoint)]) == 0
+        read = "float32" if tag == 3 else "int32"
+        np.testing.assert_array_equal(
+            soundfile.read(ours, dtype=read)[0], soundfile.read(theirs, dtype=read)[0]
+        )
+
+
 UNKNOWN = [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 

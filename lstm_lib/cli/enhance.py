@@ -298,10 +298,22 @@ def write(sink, block, tally) -> None:
         magnitude = np.abs(block)
         tally.peak = max(tally.peak, float(magnitude.max()))
         tally.clipped += int(np.count_nonzero(magnitude > 1))
+    if sink.subtype.startswith("PCM"):
+        block = as_integers(block, 8 * BYTES[sink.subtype])
     try:
         write_blocks(sink, block)
     except (soundfile.SoundFileError, AssertionError) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
         raise UserError(DISK_FULL) from error
+
+
+def as_integers(block: np.ndarray, bits: int) -> np.ndarray:
+    """±1 的浮点 → ``bits`` 位整数，就近取整，超过满幅的削平；放在 int32 的高位，等着写进声音文件。
+
+    交给 libsndfile 自己转，它是往下舍的：平均低半格。
+    """
+    full = 2.0 ** (bits - 1)
+    whole = np.clip(np.rint(block.astype(np.float64) * full), -full, full - 1)
+    return whole.astype(np.int32) << (32 - bits)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ OPENING = """\
  *
  *     cc -std=gnu11 -O3 enhancer.c example.c -lm
  *
- * GCC 8 或 Clang 16 起都行，不用别的选项：x86-64 的 AVX2、AVX-512 与 AArch64 的点积指令都编译进来，运行时才挑。
+ * GCC 8 或 Clang 14 起都行（AArch64 上 Clang 要 16），不用别的选项：x86-64 的 AVX2、AVX-512 与 AArch64 的点积指令都编译进来，运行时才挑。
  * 32 位 ARM 请加 -mfpu=neon-vfpv4，否则没有 NEON，慢许多。不要加 -ffast-math：NaN 的检查会被编译器删掉。
  *
  * 本文件把自己包含若干次：ENHANCER_BLOCK 那一遍是一种宽度的块，ENHANCER_LEVEL 那一遍是一个指令集级别，
