@@ -368,6 +368,7 @@ def test_workflows_cover_what_they_should():
     assert {"push", "pull_request"} <= set(book[True]), "推送与合并请求都要跑"
     text = read(".github/workflows/book.yml")
     assert ".ci/run" in text and "deploy-pages" in text and "BOOK_REPOSITORY_URL" in text
+    assert book["env"]["BOOK_PUBLISH"] == "1", "发布的书没有地址也建得出来"
     assert "schedule" in weekly[True] and "linkcheck" in read(".github/workflows/weekly.yml")
 
 
