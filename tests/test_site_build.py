@@ -166,6 +166,12 @@ def links(book, name):
 def test_a_published_page_takes_reports_and_edits(tiny_book):
     """发布的书：每一页都能报告错误（页面、网址与提交填好了），写出来的页都能编辑，改的是源文件所在的分支。"""
     write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    index = tiny_book / "index.md"
+    tabs = "".join(
+        f":::{{tab-item}} {name}\n:sync: {name}\n```{{get-the-book}} {name}\n```\n:::\n"
+        for name in book_indexes.SYSTEMS
+    )
+    index.write_text(f"{index.read_text(encoding='utf-8')}\n::::{{tab-set}}\n{tabs}::::\n", encoding="utf-8")
     git = ["git", "-C", str(tiny_book), "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "index.md"], ["commit", "-q", "-m", "一"]):
         subprocess.run([*git, *command], check=True)
@@ -196,6 +202,13 @@ def test_a_published_page_takes_reports_and_edits(tiny_book):
         assert commit[:12] in body, f"{name}：没有填提交"
         expected = f"{repository}/edit/main/{source}" if source else None
         assert found.get("编辑这一页") == expected, name
+    blocks = [
+        b.get_text()
+        for b in BeautifulSoup(page(tiny_book, "index"), "html.parser").select(".sd-tab-content pre")
+    ]
+    assert len(blocks) == len(book_indexes.SYSTEMS), "每种系统一个选项卡"
+    assert all(b.startswith(f"git clone {repository} lstm-book\ncd lstm-book\n") for b in blocks), blocks
+    assert ["Activate.ps1" in b for b in blocks] == [True, False, False]
     text = page(tiny_book)
     assert "/blob/colab/chapters/one.ipynb" in text, "Colab 打开的不是填好地址的分支"
     assert "fa-pencil" in text and not re.search(r"<(i|span) class=.[^>]*fa-pencil", text), "图标没有画出来"
@@ -247,6 +260,13 @@ def test_gitlab_has_its_own_addresses():
     edit = book_report.edit_address(repository, "main", "chapters/一.md")
     assert edit == f"{repository}/-/edit/main/chapters/{quote('一')}.md"
     assert book_report.edit_address("https://example.org/a/b", "main", "x.md") == ""
+
+
+def test_the_book_is_got_on_known_systems_only(tiny_book):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    (tiny_book / "index.md").write_text("# 小书\n\n首页。\n\n```{get-the-book} beos\n```\n", encoding="utf-8")
+    done = build(tiny_book, *STRICT)
+    assert done.returncode != 0 and "没有 'beos' 这种系统" in done.stdout + done.stderr
 
 
 def test_a_published_site_knows_its_address(tiny_book, browser):
