@@ -43,8 +43,6 @@ ATTRIBUTES = {
     "Launch on Colab": "在 Colab 中打开",
     "Launch on Binder": "在 Binder 中打开",
     "Launch interactive content": "在线运行",
-    "Source repository": "源代码仓库",
-    "Source repositories": "源代码仓库",
     "Download this page": "下载此页",
     "Download notebook file": "下载笔记本",
     "Download source file": "下载源文件",
@@ -63,7 +61,6 @@ TEXTS = {
     "© 版权所有 2026.": "© 2026 《LSTM 实现与优化》。",
     ">Colab<": ">在 Colab 中打开<",
     ">Binder<": ">在 Binder 中打开<",
-    ">Repository<": ">仓库<",
 }
 # 主题的提示气泡：触摸屏上点过按钮它就留着不走；浏览器自己的 title 就够了
 TOOLTIP = [

@@ -3,7 +3,8 @@
 - ``{pitfall-index}``：每一个带 ``pitfall`` 类的提示框，按目录顺序，附链接。
 - ``{execution-status}``：每个笔记本的执行结果与耗时；``{environment-status}``：这次建书的机器与各包的版本。
 - ``{chapter-times}``：各章读完与跑完各要多久，首页用。
-- ``{get-the-book}``：取得全书、装好、打开的命令，配了仓库地址时写明从哪里取。
+- ``{get-the-book} windows``（``macos``、``linux``）：在这种系统上取得全书、装好、建书、打开笔记本的命令，一行一条；
+  配了仓库地址时写明从哪里取。
 - 术语表（Sphinx 的 ``{glossary}``）：解释里的第一个章节链接就是讲这个词的那一章，交给搜索页排序用。
 
 执行状态取自 MyST-NB 收集的记录，表却自己排：它的 ``{nb-exec-table}`` 表头只有英文，链接上写的是文件名，没有合计。
@@ -36,6 +37,41 @@ def placeholder_directive(kind):
             return [placeholder(kind=kind)]
 
     return Placeholder
+
+
+# 各系统怎样建虚拟环境、进去、装；PowerShell 5 不认 &&，所以一行一条
+SYSTEMS = {
+    "windows": (
+        "powershell",
+        "py -m venv .venv",
+        "Set-ExecutionPolicy -Scope Process RemoteSigned  # 只在这个窗口里准许运行脚本",
+        ".venv\\Scripts\\Activate.ps1",
+        "$env:PYTHONUTF8 = 1  # 文件与输出都用 UTF-8",
+        "pip install -r requirements-dev.txt",
+    ),
+    "macos": (
+        "bash",
+        "python3 -m venv .venv",
+        "source .venv/bin/activate",
+        "pip install -r requirements-dev.txt",
+    ),
+    "linux": (
+        "bash",
+        "python3 -m venv .venv",
+        "source .venv/bin/activate",
+        "pip install --extra-index-url https://download.pytorch.org/whl/cpu -r requirements-dev.txt",
+    ),
+}
+
+
+class GetTheBook(Directive):
+    required_arguments = 1
+
+    def run(self):
+        system = self.arguments[0]
+        if system not in SYSTEMS:
+            raise self.error(f"get-the-book：没有 {system!r} 这种系统，要 {'、'.join(SYSTEMS)} 之一")
+        return [placeholder(kind="commands", system=system)]
 
 
 def docs_in_order(env):
@@ -179,7 +215,7 @@ class FillPlaceholders(SphinxPostTransform):
 
     def run(self, **kwargs):
         for node in list(self.document.findall(placeholder)):
-            node.replace_self(getattr(self, "fill_" + node["kind"])())
+            node.replace_self(getattr(self, "fill_" + node["kind"])(node))
 
     def link(self, docname, text, anchor=""):
         inner = nodes.inline("", text)
@@ -188,7 +224,7 @@ class FillPlaceholders(SphinxPostTransform):
     def title(self, docname):
         return self.env.titles[docname].astext() if docname in self.env.titles else docname
 
-    def fill_pitfalls(self):
+    def fill_pitfalls(self, node):
         # 搬来的句子里有公式；这一页自己没有，不说一声就不载入 MathJax
         self.env.get_domain("math").data["has_equations"][self.env.docname] = True
         result = []
@@ -211,7 +247,7 @@ class FillPlaceholders(SphinxPostTransform):
         count = sum(len(self.env.pitfalls.get(name, ())) for name in docs_in_order(self.env))
         return [nodes.paragraph("", f"全书共 {count} 个坑。"), *result]
 
-    def fill_execution(self):
+    def fill_execution(self, node):
         rows, total = [], 0.0
         for docname in docs_in_order(self.env):
             data = NbMetadataCollector.get_exec_data(self.env, docname)
@@ -235,7 +271,7 @@ class FillPlaceholders(SphinxPostTransform):
             header, rows = header[:3] + header[4:], [row[:3] + row[4:] for row in rows]
         return [table(header, rows, ["exec-status"])]
 
-    def fill_chapters(self):
+    def fill_chapters(self, node):
         rows, total = [], [0, 0.0]
         for docname in docs_in_order(self.env):
             data = NbMetadataCollector.get_exec_data(self.env, docname)
@@ -248,22 +284,20 @@ class FillPlaceholders(SphinxPostTransform):
         rows.append(["合计", f"约 {total[0] / 60:.0f} 小时", f"{total[1] / 60:.1f} 分钟"])
         return [table(["章", "读完约需", "运行一遍"], rows, ["chapter-times"])]
 
-    def fill_commands(self):
-        address = self.app.config.html_theme_options.get("repository_url")
-        first = (
-            f"git clone {address} lstm-book && cd lstm-book"
-            if address
-            else "# 先取得全书的代码，进入它的文件夹"
-        )
-        commands = [
+    def fill_commands(self, node):
+        language, *install = SYSTEMS[node["system"]]
+        address = self.app.config.book_repository
+        first = f"git clone {address} lstm-book" if address else "# 先取得全书，放进 lstm-book 文件夹"
+        lines = [
             first,
-            "python -m venv .venv && . .venv/bin/activate   # Windows：.venv\\Scripts\\activate",
-            "pip install -r requirements-dev.txt",
+            "cd lstm-book",
+            *install,
+            "python -m lstm_lib doctor  # 缺什么、怎么补",
             "jupyter lab",
         ]
-        return [nodes.literal_block("", "\n".join(commands), language="bash")]
+        return [nodes.literal_block("", "\n".join(lines), language=language)]
 
-    def fill_environment(self):
+    def fill_environment(self, node):
         rows = [
             ["操作系统", f"{platform.system()} {platform.machine()}"],
             ["处理器", processor(cpu(self.env))],
@@ -309,9 +343,9 @@ def setup(app):
         ("execution", "execution-status"),
         ("environment", "environment-status"),
         ("chapters", "chapter-times"),
-        ("commands", "get-the-book"),
     ):
         app.add_directive(name, placeholder_directive(kind))
+    app.add_directive("get-the-book", GetTheBook)
     app.connect("doctree-read", collect)
     app.connect("env-purge-doc", purge)
     app.connect("env-updated", rewrite)

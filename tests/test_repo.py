@@ -1,5 +1,6 @@
 """仓库的规矩：两条命令、许可、依赖清单、锁文件、工作流、检查脚本。"""
 
+import datetime
 import io
 import json
 import os
@@ -8,8 +9,10 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from contextlib import redirect_stderr, redirect_stdout
 
+import book_indexes
 import pytest
 import yaml
 from conftest import DATA, ROOT, SLOW
@@ -59,6 +62,17 @@ def test_readme_names_only_existing_tools():
     )
     missing = [name for name in commands if not re.search(rf"^\s+{name}\s", done.stdout, re.M)]
     assert not missing, f"自述提到的子命令不存在：{missing}"
+
+
+def test_readme_and_landing_page_give_the_same_lines():
+    """三种系统的命令，自述里照抄一份；首页每种系统一个选项卡。"""
+    readme, index = read("README.md"), read("index.md")
+    for system, (_, *lines) in book_indexes.SYSTEMS.items():
+        block = "\n".join([*lines, "python -m lstm_lib doctor  # 缺什么、怎么补", "jupyter lab"])
+        assert f"\n{block}\n```" in readme, f"自述里 {system} 的命令与首页的不一样"
+        assert f"```{{get-the-book}} {system}\n```" in index, f"首页没有 {system} 的选项卡"
+    for word in ("ziglang", "3.11", "GB", "Colab", "Binder", "报告错误", "许可", "CITATION.cff"):
+        assert word in readme and word in index, f"自述或首页没有说 {word}"
 
 
 TOOLS = [p.name for p in sorted((ROOT / "tools").glob("*.py")) if "__main__" in p.read_text(encoding="utf-8")]
@@ -368,6 +382,7 @@ def test_workflows_cover_what_they_should():
     assert {"push", "pull_request"} <= set(book[True]), "推送与合并请求都要跑"
     text = read(".github/workflows/book.yml")
     assert ".ci/run" in text and "deploy-pages" in text and "BOOK_REPOSITORY_URL" in text
+    assert book["env"]["BOOK_PUBLISH"] == "1", "发布的书没有地址也建得出来"
     assert "schedule" in weekly[True] and "linkcheck" in read(".github/workflows/weekly.yml")
 
 
@@ -396,3 +411,32 @@ def test_slow_tests_are_named_right():
             text = read(f"tests/{file}")
             wrong += [f"{file}::{name}" for name in names if f"def {name}" not in text]
     assert not wrong, f"tests/conftest.py 登记了没有的测试：{wrong}"
+
+
+def test_citation_is_complete():
+    """CITATION.cff 1.2：必有的四项，版本与程序包一样，许可与 LICENSE 一样；日期是文字，不然读成别的类型。"""
+    citation = yaml.safe_load(read("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["type"] == "software"
+    assert citation["title"] == yaml.safe_load(read("_config.yml"))["title"]
+    assert all(author.get("name") for author in citation["authors"]) and citation["authors"]
+    assert citation["authors"][0]["name"] in read("LICENSE")
+    assert citation["version"] == tomllib.loads(read("pyproject.toml"))["project"]["version"]
+    assert citation["license"] == ["MIT", "CC-BY-4.0"]
+    released = datetime.date.fromisoformat(citation["date-released"])
+    heading = re.search(r"^## (\S+)（(\S+)）$", read("CHANGELOG.md"), re.M)
+    assert heading.groups() == (citation["version"], released.isoformat()), "CHANGELOG 最上面的不是这一版"
+
+
+def test_every_system_builds_two_chapters():
+    """三种系统照首页的命令装，建两章，跑快的测试；没有试过的要说明。"""
+    text = read(".github/workflows/systems.yml")
+    job = yaml.safe_load(text)["jobs"]["two-chapters"]
+    assert {name.split("-")[0] for name in job["strategy"]["matrix"]["os"]} == {"ubuntu", "windows", "macos"}
+    runs = "\n".join(step.get("run", "") for step in job["steps"])
+    assert "pip install -r requirements-dev.txt" in runs and "pytest -m quick" in runs
+    toc = re.search(r"jupyter-book build \. --toc (\S+)", runs)[1]
+    table = yaml.safe_load(read(toc))
+    chapters = [table["root"], *(entry["file"] for entry in table["chapters"])]
+    assert len(chapters) == 2 and all((ROOT / f"{name}.ipynb").is_file() for name in chapters), chapters
+    assert "没有在本地试过" in text
+    assert "eol=lf" in read(".gitattributes"), "Windows 取出来的文件会换成 CRLF"

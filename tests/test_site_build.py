@@ -14,7 +14,7 @@ import unicodedata
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 from xml.etree import ElementTree
 
 import book_anchors
@@ -22,6 +22,7 @@ import book_estimate
 import book_icons
 import book_indexes
 import book_meta
+import book_report
 import book_sharing
 import nbformat
 import numpy as np
@@ -34,7 +35,7 @@ from conftest import ROOT
 from PIL import Image
 from quick_build import JUPYTER_BOOK
 from site_server import serve
-from sphinx.errors import ExtensionError
+from sphinx.errors import ConfigError, ExtensionError
 from zh_search import SearchChineseBigrams
 
 from lstm_lib import native
@@ -76,7 +77,7 @@ def tiny_book(tmp_path):
 
 
 def build(book, *options, **environment):
-    env = {k: v for k, v in os.environ.items() if k not in ("CI", "BOOK_QUICK", "BOOK_REPOSITORY_URL")}
+    env = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("BOOK_")}
     command = [sys.executable, "-c", JUPYTER_BOOK, "build", str(book), *options]
     return subprocess.run(command, capture_output=True, text=True, env=env | environment, check=False)
 
@@ -152,6 +153,122 @@ def test_launch_buttons_appear_with_an_address(tiny_book):
     assert "mybinder.org/v2/gh/someone/lstm-book/main" in text, "配了地址，Binder 按钮没有出现"
 
 
+def links(book, name):
+    """一页的 {报告错误、编辑这一页：地址}：页脚里的，与页眉按钮里的应当一样。"""
+    soup = BeautifulSoup(page(book, name), "html.parser")
+    found = {a.text: a["href"] for a in soup.select(".extra_footer a")}
+    buttons = {a.get_text(strip=True): a["href"] for a in soup.select(".article-header-buttons a")}
+    for text, address in found.items():
+        assert not buttons or buttons[text] == address, f"{name} 的「{text}」两处不一样"
+    return found
+
+
+def test_a_published_page_takes_reports_and_edits(tiny_book):
+    """发布的书：每一页都能报告错误（页面、网址与提交填好了），写出来的页都能编辑，改的是源文件所在的分支。"""
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    index = tiny_book / "index.md"
+    tabs = "".join(
+        f":::{{tab-item}} {name}\n:sync: {name}\n```{{get-the-book}} {name}\n```\n:::\n"
+        for name in book_indexes.SYSTEMS
+    )
+    index.write_text(f"{index.read_text(encoding='utf-8')}\n::::{{tab-set}}\n{tabs}::::\n", encoding="utf-8")
+    git = ["git", "-C", str(tiny_book), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "-q"], ["add", "index.md"], ["commit", "-q", "-m", "一"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+    repository = "https://github.com/some-one/lstm_book"
+    done = build(
+        tiny_book,
+        *STRICT,
+        BOOK_PUBLISH="1",
+        BOOK_REPOSITORY_URL=f"{repository}.git",
+        BOOK_REPOSITORY_BRANCH="colab",
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    sources = {
+        "index": "index.md",
+        "chapters/one": "chapters/one.ipynb",
+        "search": "",
+        "genindex": "",
+        "404": "",
+    }
+    for name, source in sources.items():
+        found = links(tiny_book, name)
+        address, _, query = found["报告错误"].partition("?")
+        fields = parse_qs(query)
+        assert address == f"{repository}/issues/new" and fields["title"][0].endswith("："), name
+        body = fields["body"][0]
+        assert f"https://some-one.github.io/lstm_book/{name}.html\n" in body, f"{name}：没有填页面"
+        assert commit[:12] in body, f"{name}：没有填提交"
+        expected = f"{repository}/edit/main/{source}" if source else None
+        assert found.get("编辑这一页") == expected, name
+    blocks = [
+        b.get_text()
+        for b in BeautifulSoup(page(tiny_book, "index"), "html.parser").select(".sd-tab-content pre")
+    ]
+    assert len(blocks) == len(book_indexes.SYSTEMS), "每种系统一个选项卡"
+    assert all(b.startswith(f"git clone {repository} lstm-book\ncd lstm-book\n") for b in blocks), blocks
+    assert ["Activate.ps1" in b for b in blocks] == [True, False, False]
+    text = page(tiny_book)
+    assert "/blob/colab/chapters/one.ipynb" in text, "Colab 打开的不是填好地址的分支"
+    assert "fa-pencil" in text and not re.search(r"<(i|span) class=.[^>]*fa-pencil", text), "图标没有画出来"
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, ("没有仓库的地址", "BOOK_REPOSITORY_URL", "_config.yml")),
+        ({"BOOK_REPOSITORY_URL": "https://gitlab.com/a/b"}, ("网站", "BOOK_BASE_URL")),
+        (
+            {"BOOK_REPOSITORY_URL": "https://example.org/a/b", "BOOK_BASE_URL": "https://b.org"},
+            ("book_report",),
+        ),
+        ({"BOOK_REPOSITORY_URL": "git@github.com:a/b.git"}, ("git@github.com:a/b.git", "不对")),
+    ],
+)
+def test_a_book_without_an_address_is_not_published(tiny_book, environment, words):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    done = build(tiny_book, BOOK_PUBLISH="1", **environment)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0 and all(word in said for word in words), said[-1500:]
+    assert not (tiny_book / "_build" / "html" / "index.html").exists(), "不该发布的书建出来了"
+
+
+@pytest.mark.parametrize(
+    "bad", ["github.com/a/b", "https://github.com/a", "ssh://git@github.com/a/b", "仓库", 'https://a/b/"x']
+)
+def test_repository_addresses_are_checked(bad):
+    with pytest.raises(ConfigError, match="不对"):
+        book_meta.repository_address(bad)
+
+
+@pytest.mark.parametrize(
+    "good", ["https://github.com/a-b/c.d", "https://gitlab.com/a/sub/b", "http://git.lan:3000/a/b"]
+)
+def test_repository_addresses_lose_their_tail(good):
+    for text in (good, f"{good}/", f" {good}.git"):
+        assert book_meta.repository_address(text) == good
+    assert book_meta.repository_address("") == ""
+
+
+def test_gitlab_has_its_own_addresses():
+    repository = "https://gitlab.example.org/a/sub/b"
+    address = book_report.report_address(repository, "门 & 门", "chapters/gates.html", "abc123")
+    assert address.startswith(f"{repository}/-/issues/new?")
+    fields = parse_qs(urlsplit(address).query)
+    assert fields["issue[title]"] == ["门 & 门："] and "abc123" in fields["issue[description]"][0]
+    edit = book_report.edit_address(repository, "main", "chapters/一.md")
+    assert edit == f"{repository}/-/edit/main/chapters/{quote('一')}.md"
+    assert book_report.edit_address("https://example.org/a/b", "main", "x.md") == ""
+
+
+def test_the_book_is_got_on_known_systems_only(tiny_book):
+    write_notebook(tiny_book / "chapters" / "one.ipynb", "print(1)")
+    (tiny_book / "index.md").write_text("# 小书\n\n首页。\n\n```{get-the-book} beos\n```\n", encoding="utf-8")
+    done = build(tiny_book, *STRICT)
+    assert done.returncode != 0 and "没有 'beos' 这种系统" in done.stdout + done.stderr
+
+
 def test_a_published_site_knows_its_address(tiny_book, browser):
     """知道地址时：规范网址、网站地图、每页一张卡片，404 页在子路径下也完整。"""
     (tiny_book / "index.md").write_text("# 小书\n\n这是首页，只有一句话。\n\n## 门\n\n甲\n", encoding="utf-8")
@@ -199,6 +316,7 @@ def test_without_an_address_nothing_points_anywhere(tiny_book):
     site = tiny_book / "_build" / "html"
     text = page(tiny_book)
     assert 'rel="canonical"' not in text and "og:url" not in text and "og:image" not in text
+    assert "报告错误" not in text and "编辑这一页" not in text
     assert not (site / "sitemap.xml").exists() and not (site / "_static" / "cards").exists()
     assert 'href="/index.html"' in (site / "404.html").read_text(encoding="utf-8")
 
