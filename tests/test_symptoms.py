@@ -292,7 +292,11 @@ def test_the_places_it_points_to_exist():
     for path in (ROOT / "chapters").glob("*.ipynb"):
         pages[path.stem] = "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
     everything = "\n".join(pages.values())
-    for label in re.findall(r"\{ref\}`[^<`]*<([\w-]+)>`", TEXT):
-        assert f":name: {label}\n" in everything, f"没有叫 {label} 的坑"
+    boxes = re.findall(r"\{admonition\} (.+)\n:class: warning pitfall\n:name: (\S+)", everything)
+    titles = {label: title for title, label in boxes}
+    pitfalls = re.findall(r"\{ref\}`([^<`]*) <([\w-]+)>`", TEXT)
+    assert len(pitfalls) > 10
+    for title, label in pitfalls:
+        assert titles[label] == title, f"坑 {label} 的名字是「{titles[label]}」，对症表里写的是「{title}」"
     for page, section in re.findall(r"\{doc\}`(\w+)`的“([^”]+)”", TEXT):
         assert re.search(rf"^#+ {re.escape(section)}$", pages[page], re.M), f"{page} 里没有「{section}」一节"
