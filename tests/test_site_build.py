@@ -39,6 +39,7 @@ from sphinx.errors import ConfigError, ExtensionError
 from zh_search import SearchChineseBigrams
 
 from lstm_lib import native
+from lstm_lib.enhance import trained
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
 WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAgD4AAAB9AAACABAAZGF0YQAAAAA="
@@ -412,10 +413,10 @@ def test_the_estimate_counts_what_is_missing():
 
 
 def test_the_estimate_measures_this_machine(tmp_path, monkeypatch):
-    """缓存是空的：四个网络都缺，一步训练真的走了。"""
+    """缓存是空的：每个网络都缺，一步训练真的走了。"""
     monkeypatch.setenv("LSTM_LIB_CACHE", str(tmp_path))
     facts = book_estimate.calibrate()
-    assert facts["corpus"] and facts["networks"] == 4 and facts["steps"] > 1000
+    assert facts["corpus"] and facts["networks"] == len(trained.RECIPES) and facts["steps"] > 1000
     assert 1e-4 < facts["step"] < 60 and 1e-3 < facts["probe"] < 60
     assert list(tmp_path.iterdir()) == [], "估一估就留下了东西"
 
