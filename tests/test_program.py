@@ -472,10 +472,19 @@ def test_output_keeps_links_and_permissions(program_path, model, tmp_path):
     assert link.is_symlink() and real.read_bytes()[:4] == b"RIFF" and real.stat().st_mode & 0o777 == 0o640
 
 
+def default_signals():
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def started(command):
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    # 测试若在后台跑，SIGINT、SIGHUP 是忽略的，子进程会继承（程序尊重 nohup）
     process = subprocess.Popen(
-        [str(c) for c in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [str(c) for c in command],
+        preexec_fn=default_signals if os.name == "posix" else None,  # noqa: PLW1509
+        **pipes,
     )
     guard = threading.Timer(60, process.kill)
     guard.start()

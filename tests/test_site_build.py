@@ -579,7 +579,7 @@ def test_card_styles_go_where_there_is_no_card():
 
 
 def test_mathjax_goes_only_where_there_is_no_formula():
-    script = '<script defer="defer" src="../_static/mathjax/tex-chtml.js?v=1"></script>'
+    script = '<script defer="defer" src="../_static/mathjax/startup.js?v=1"></script>'
     without = ["<p>一元 $5</p>", "<pre>\\(x\\)</pre>", '<code class="math">x</code>']
     formulas = [
         '<span class="math notranslate">',

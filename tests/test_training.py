@@ -621,6 +621,7 @@ def test_tensorboard_written_or_clearly_missing(tree, tmp_path, monkeypatch):
         "epoch": 1,
         "train_loss": 1.0,
         "valid_si_sdr": 2.0,
+        "valid_stoi": 0.8,
         "noisy_si_sdr": 1.0,
         "learning_rate": 0.1,
         "seconds": 1,

@@ -12,7 +12,7 @@ import soundfile
 from lstm_lib import corpus
 from lstm_lib.corpus.build import TRAIN_VOICES, to_int16
 from lstm_lib.corpus.wide import WIDE
-from lstm_lib.waves import SAMPLE_RATE
+from lstm_lib.waves import SAMPLE_RATE, write_blocks
 
 CLIPS = 60  # 每族几段
 LENGTH = 8 * SAMPLE_RATE
@@ -37,7 +37,8 @@ def build(folder: Path, progress=lambda fraction: None) -> None:
 def write(path: Path, wave: np.ndarray) -> None:
     """int16 波形写成 16 kHz 的 wav。"""
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, SAMPLE_RATE, subtype="PCM_16")
+    with soundfile.SoundFile(path, "w", SAMPLE_RATE, 1, "PCM_16") as sink:
+        write_blocks(sink, wave)
 
 
 if __name__ == "__main__":

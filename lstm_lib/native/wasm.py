@@ -217,7 +217,7 @@ class WasmEnhancer:
             raise ValueError(f"dtype 应为 'float32'、'int8' 或 None，得到 {dtype!r}")
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         self.level, self.instance = level, Instance(level)
-        self._group = group
+        self._group, self._opened = group, (data, dtype)
         self._chain = self.instance.open("open", data, int(dtype == "int8"), group)
         raw = self.instance.read(self.instance.call("info", self._chain), 1, FACTS)[0]
         self.facts = facts = Facts(*(int(value) for value in raw))
@@ -259,6 +259,10 @@ class WasmEnhancer:
                 raise ValueError(instance.complaint())
             out[start : start + len(part)] = instance.read(self._block, len(part))
         return out
+
+    def fork(self) -> "WasmEnhancer":
+        """另一路，从头开始，各走各的：模块各有一块线性内存，模型也各装一份。"""
+        return WasmEnhancer(*self._opened, self.level, self._group)
 
     def reset(self) -> None:
         """忘掉一切，准备处理下一段。"""
