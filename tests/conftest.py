@@ -39,6 +39,7 @@ def pytest_xdist_auto_num_workers(config):
 
 NEEDS = {  # 公用的东西 → 标记
     "chromium": "browser",
+    "other_browser": "browser",
     "book_site": "book",
     "tiny_book": "build",
     "trained": "data",

@@ -238,6 +238,8 @@ def test_scenes_switch_without_stopping(visit, live_url):
     assert "停" in state(page, ["paused"])
 
 
+SILENT = """AudioContext.prototype.resume = () => new Promise(() => {});
+Object.defineProperty(AudioContext.prototype, "state", {get: () => "suspended"});"""
 DENIED = """navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "{}"));"""
 
 
@@ -251,6 +253,7 @@ DENIED = """navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMEx
         ("delete window.WebAssembly;", "scene", "nosimd", "WebAssembly"),
         ("Object.defineProperty(window, 'isSecureContext', {value: false});", "scene", "insecure", "https"),
         ("", "file", "nofile", "先选"),
+        (SILENT, "scene", "nosound", "扬声器"),
     ],
 )
 def test_every_state_says_what_to_do(visit, live_url, script, source, wanted, words):
@@ -306,8 +309,16 @@ def test_nothing_heavy_is_loaded_before_the_reader_starts(visit, live_url):
     assert page.evaluate("() => [typeof lstmLiveData, typeof LstmEngine]") == ["undefined", "undefined"]
 
 
-def test_the_microphone_comes_out_as_python_makes_it(chromium, browser, live_url, models, tmp_path):
-    """假的麦克风放一个 wav：录下的两路之间就是 Python 的 int8，而且一个样点不缺。"""
+OWN_RATE_ONLY = """const make = AudioContext.prototype.createMediaStreamSource;
+AudioContext.prototype.createMediaStreamSource = function (stream) {
+  if (this.sampleRate === 16000) throw new DOMException("", "NotSupportedError");
+  return make.call(this, stream);
+};"""
+
+
+@pytest.mark.parametrize("script", ["", OWN_RATE_ONLY], ids=["any rate", "own rate only"])
+def test_the_microphone_comes_out_as_python_makes_it(chromium, browser, live_url, models, tmp_path, script):
+    """假的麦克风放一个 wav：录下的两路之间就是 Python 的 int8；旧的 Firefox 只收麦克风自己的采样率。"""
     soundfile.write(tmp_path / "mic.wav", speech(6), SAMPLE_RATE, subtype="PCM_16")
     with_microphone = browser.browser_type.launch(
         executable_path=chromium,
@@ -319,10 +330,13 @@ def test_the_microphone_comes_out_as_python_makes_it(chromium, browser, live_url
         ],
     )
     page = with_microphone.new_page()
+    page.add_init_script(script)
     page.goto(live_url + "index.html", wait_until="load")
     page.select_option(".live-source", "mic")
     page.click(START)
     state(page, ["running"])
+    rate = page.evaluate("() => document.querySelector('.lstm-live').lstmLive.context.sampleRate")
+    assert (rate == SAMPLE_RATE) == (not script)
     noisy, enhanced = record(page)
     with_microphone.close()
     assert np.sqrt(np.mean(noisy**2)) > 0.02, "麦克风没有声音"

@@ -84,6 +84,12 @@
     }
   }
 
+  // 没有声音输出的机器上，Firefox 的 resume 永远等不来
+  async function wake(context) {
+    await Promise.race([context.resume(), new Promise((resolve) => setTimeout(resolve, 8000))]);
+    if (context.state !== "running") throw new Problem("nosound", "浏览器放不出声音：请接上扬声器或耳机，看看系统里选的声音输出，再按「开始」。");
+  }
+
   // 在主线程上量一帧要多少毫秒：声音线程里没有细的钟。取几段的中位数。
   function measure(module, model, int8, frames = 60) {
     const engine = new LstmEngine(module);
@@ -279,7 +285,7 @@
           throw new Problem("nofile", "还没有选文件：请先选一个声音文件。");
         this.setState("loading");
         const context = this.open();
-        await context.resume();
+        await wake(context);
         this.engine ??= await loadEngine(this.root);
         if (turn !== this.turn) return;
         await this.connect(context, turn);
@@ -292,7 +298,7 @@
     open(rate = 16000) {
       this.context?.close();
       try {
-        this.context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+        this.context = new AudioContext({ ...(rate && { sampleRate: rate }), latencyHint: "interactive" });
       } catch {
         this.context = new AudioContext({ latencyHint: "interactive" });
       }
@@ -317,8 +323,8 @@
         try {
           source = context.createMediaStreamSource(stream);
         } catch {
-          context = this.open(undefined); // 麦克风的采样率与声音环境的要相同（Firefox）
-          await context.resume();
+          context = this.open(null); // 麦克风的采样率与声音环境的要相同（Firefox）
+          await wake(context);
           source = context.createMediaStreamSource(stream);
         }
       }
