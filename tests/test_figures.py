@@ -500,7 +500,7 @@ def quantizer():
     network = {name: rng.normal(0, 0.4, size) for name, size in sizes.items()}
     network["W"] *= rng.uniform(0.05, 1, (20, 1))  # 各行大小不同，逐行才有好处
     clean = 0.3 * np.sin(np.arange(5000) * 0.05) * np.linspace(0, 1, 5000)
-    data, given = interactive.quantizer_parts(network, clean + 0.05 * rng.standard_normal(5000), clean)
+    data, given = interactive.network_parts(network, clean + 0.05 * rng.standard_normal(5000), clean)
     return network, given, interactive.quantizer_html("量", data, "一段<声音>")
 
 
@@ -581,7 +581,120 @@ def test_quantizer_page_by_keyboard(quantizer, open_live):
 def test_quantizer_refuses_other_shapes(quantizer):
     network, given, _ = quantizer
     with pytest.raises(ValueError, match=r"W 的形状是 \(20, 200\)，应为 \(20, 256\)"):
-        interactive.quantizer_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
+        interactive.network_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
+
+
+# ---------------------------------------------------------------- 门顺序工坊
+
+
+@pytest.fixture(scope="module")
+def workshop(quantizer):
+    network, given, _ = quantizer
+    data, _ = interactive.network_parts(network, given["noisy"], given["clean"])
+    return given, interactive.gate_workshop_html("坊", data, "一段<声音>")
+
+
+def test_workshop_page_equals_the_printed_code_for_all_orders(workshop, open_live):
+    """24 种次序的掩蔽、分数都等于章节里印出来的；谁换了谁，与 check_gate_order 点的名相同。"""
+    from test_chapter_code import definitions
+
+    from lstm_lib.enhance import audio, irm
+    from lstm_lib.enhance.scores import si_sdr
+    from lstm_lib.formats.gate_check import check_gate_order
+
+    given, html = workshop
+    check_markup(html)
+    chapter, page = definitions("handwritten"), open_live(html)
+    frames = np.abs(audio.stft(given["noisy"].astype(float)))[:, 1:]
+    right = chapter.mask_in_order(given, frames, "ifgo")
+
+    # 另一条路：把同一份权重放进 LSTM 类
+    names = {"weight_ih_l0": "W", "weight_hh_l0": "R", "bias_l0": "bias"}
+    config = layouts.LSTMConfig(256, given["R"].shape[1], dtype="float64")
+    y = LSTM(config, {name: given[short] for name, short in names.items()})(frames)[0]
+    np.testing.assert_allclose(right, sigmoid(y @ given["head"].T + given["headBias"]), atol=1e-9)
+
+    for order in map("".join, itertools.permutations("ifgo")):
+        ours = chapter.mask_in_order(given, frames, order)
+        found = page.evaluate(
+            """o => { const f = document.getElementById("坊").figure, r = f.hear(o);
+                 return {mask: Array.from(r.mask), wave: Array.from(r.wave), gap: r.gap, siSdr: r.siSdr,
+                         said: f.crossed(o)}; }""",
+            order,
+        )
+        wave = irm.apply_mask(ours, given["noisy"])
+        np.testing.assert_allclose(found["mask"], ours.ravel(), atol=1e-6)
+        np.testing.assert_allclose(found["wave"], wave, atol=1e-5)
+        assert found["gap"] == pytest.approx(np.abs(ours - right).mean(), abs=1e-6)
+        assert found["siSdr"] == pytest.approx(si_sdr(given["clean"], wave), abs=1e-2)
+
+        def convert(lstm, order=order):
+            moved = {n: layouts.reorder(a, "ifgo", order) for n, a in lstm.parameters.items()}
+            return lstm.with_parameters(moved)
+
+        try:
+            check_gate_order(convert)
+            message = ""
+        except AssertionError as error:
+            message = str(error)
+        named = re.findall(r"(\w) 错了（bias_l0）.*?那里放的是\S* (\w)", message)
+        pairs = set()
+        for one, other in re.findall(r"(\w) 与 (\w) 对调了", found["said"]):
+            pairs |= {(one, other), (other, one)}
+        pairs |= set(re.findall(r"(\w) 的位置上放着 (\w)", found["said"]))
+        assert pairs == set(named), (order, found["said"], message)
+
+
+def order_on(page):
+    return page.evaluate("document.getElementById('坊').figure.order()")
+
+
+def test_workshop_page_by_keyboard(workshop, open_live):
+    page = open_live(workshop[1])
+    assert order_on(page) == "iofg" and "f 的位置上放着 o" in page.get_by_role("status").inner_text()
+    page.get_by_role("button", name="输出门 o 右移").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")  # 焦点跟着走
+    assert order_on(page) == "ifgo" and "四个门各就各位" in page.get_by_role("status").inner_text()
+    shown = page.locator("dd").all_inner_texts()
+    assert shown[0] == shown[1] and shown[3] == "0.0000"
+    page.keyboard.press("Enter")  # 到头了，不动
+    assert order_on(page) == "ifgo"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Space")
+    assert order_on(page) == "ifog"
+    assert "g 与 o 对调了" in page.get_by_role("status").inner_text()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "输出门 o 左移"
+    scores = [
+        float(text.split("\u3000")[1].removesuffix(" dB").replace("−", "-"))
+        for text in page.locator(".tried button").all_inner_texts()
+    ]
+    assert len(scores) == 3 and scores == sorted(scores, reverse=True)
+    page.locator(".tried button", has_text="i o f g").focus()
+    page.keyboard.press("Enter")
+    assert order_on(page) == "iofg"
+    assert page.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
+
+
+def test_workshop_tiles_are_dragged_and_swap(workshop, open_live):
+    page = open_live(workshop[1])
+    page.get_by_role("button", name="PyTorch").click()
+    middle = {}
+    for gate in "ifgo":
+        box = page.locator(f".tile:has(b:text-is('{gate}')) .grip").bounding_box()
+        middle[gate] = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(*middle["f"])
+    page.mouse.down()
+    page.mouse.move(*middle["g"], steps=4)
+    page.mouse.move(*middle["o"], steps=4)
+    page.mouse.up()
+    assert order_on(page) == "iogf" and "f 与 o 对调了" in page.get_by_role("status").inner_text()
+    assert page.locator(".tile b").all_inner_texts() == list("iogf")
+    page.mouse.move(*middle["i"])
+    page.mouse.down()
+    page.mouse.move(middle["i"][0] + 3, middle["i"][1])
+    page.mouse.up()  # 没拖开，不变
+    assert order_on(page) == "iogf" and page.locator(".held, .over").count() == 0
 
 
 # ---------------------------------------------------------------- 信噪比与理想掩蔽

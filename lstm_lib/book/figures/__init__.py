@@ -37,6 +37,7 @@ __all__ = [
     "bars",
     "colormap",
     "gate_explorer",
+    "gate_workshop",
     "heatmap",
     "label_lines",
     "lstm_steps",
@@ -56,7 +57,14 @@ __all__ = [
 _HOMES = {
     "charts": ("colormap", "heatmap", "label_lines", "spectrogram", "waveform"),
     "comparison": ("bars", "parity_ladder", "roofline"),
-    "interactive": ("gate_explorer", "lstm_steps", "mask_explorer", "quantizer", "roofline_explorer"),
+    "interactive": (
+        "gate_explorer",
+        "gate_workshop",
+        "lstm_steps",
+        "mask_explorer",
+        "quantizer",
+        "roofline_explorer",
+    ),
     "style": ("show", "style_context", "use_style"),
 }
 

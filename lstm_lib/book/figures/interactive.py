@@ -156,8 +156,8 @@ def colours() -> dict[str, str]:
     return packed(np.rint(255 * colormap()(np.arange(LEVELS))[:, :3]), "u1")
 
 
-def quantizer_parts(network: dict[str, np.ndarray], noisy, clean) -> tuple[dict, dict]:
-    """量化那张图要嵌进网页的数，与网页解出来的同一份数；参数见 :func:`quantizer`。"""
+def network_parts(network: dict[str, np.ndarray], noisy, clean) -> tuple[dict, dict]:
+    """小网络与两段波形：要嵌进网页的数，与网页解出来的同一份数；参数见 :func:`quantizer`。"""
     kinds = {"W": "f2", "R": "f2", "bias": "f4", "head": "f2", "headBias": "f4"}
     hidden, shapes = np.shape(network["R"])[1], {name: np.shape(network[name]) for name in kinds}
     wanted = {"W": (4 * hidden, 256), "R": (4 * hidden, hidden), "bias": (4 * hidden,)}
@@ -173,8 +173,10 @@ def quantizer_parts(network: dict[str, np.ndarray], noisy, clean) -> tuple[dict,
 
 
 def quantizer_html(identifier: str, data: dict, title: str) -> str:
-    """拨量化位数的图；``data`` 来自 :func:`quantizer_parts`。"""
-    return live_html("quantizer", identifier, "量化的位数", data | {"title": title}, ("sound.js",))
+    """拨量化位数的图；``data`` 来自 :func:`network_parts`。"""
+    return live_html(
+        "quantizer", identifier, "量化的位数", data | {"title": title}, ("sound.js", "network.js")
+    )
 
 
 def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[str, np.ndarray]:
@@ -184,8 +186,24 @@ def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[
     i f g o 排；网页里存成半精度，H 在 24 上下才放得下。``noisy``、``clean``：同样长的波形，两秒上下，
     网页里存成 8 位 μ 律。
     """
-    data, given = quantizer_parts(network, noisy, clean)
+    data, given = network_parts(network, noisy, clean)
     emit(lambda identifier: quantizer_html(identifier, data, title), "quantizer")
+    return given
+
+
+def gate_workshop_html(identifier: str, data: dict, title: str) -> str:
+    """排门的次序的图；``data`` 来自 :func:`network_parts`。"""
+    shared = ("sound.js", "network.js")
+    return live_html("gate_workshop", identifier, "门顺序工坊", data | {"title": title}, shared)
+
+
+def gate_workshop(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[str, np.ndarray]:
+    """显示排门的次序的图：四块权重排成任意次序，网页照 i f g o 读，看掩蔽、听声音；返回网页用的那一份数。
+
+    参数与 :func:`quantizer` 的相同。
+    """
+    data, given = network_parts(network, noisy, clean)
+    emit(lambda identifier: gate_workshop_html(identifier, data, title), "gate-workshop")
     return given
 
 

@@ -1,7 +1,6 @@
 // 量化的位数随手拨：权重、输入各几位，步长逐行取还是整个矩阵取一个；掩蔽差多少，声音差多少。
-var number = base.number, sound = base.sound, hidden = data.hidden, inputs = sound.bins - 1;
-var W = base.array(data.W), R = base.array(data.R), bias = base.array(data.bias);
-var head = base.array(data.head), headBias = base.array(data.headBias), colors = base.array(data.colors);
+var number = base.number, sound = base.sound, network = base.network(data, sound.bins), colors = base.array(data.colors);
+var W = network.W, R = network.R, hidden = network.hidden, inputs = network.inputs;
 var noisy = sound.expand(data.noisy), clean = sound.expand(data.clean);
 var spectrum = sound.stft(noisy), x = sound.magnitude(spectrum), frames = spectrum.frames;
 
@@ -21,30 +20,10 @@ function quantize(values, bits, columns) {
   }
   return out;
 }
-// 整个网络走一遍：掩蔽 (T × 257)。权重 weightBits 位，x 与 h 每帧量化成 inputBits 位；线性层不量化
+// 掩蔽 (T × 257)：权重 weightBits 位，x 与 h 每帧量化成 inputBits 位；线性层不量化
 function mask(weightBits, inputBits, perRow) {
   var w = quantize(W, weightBits, perRow ? inputs : W.length), r = quantize(R, weightBits, perRow ? hidden : R.length);
-  var h = new Float64Array(hidden), c = new Float64Array(hidden), z = new Float64Array(4 * hidden);
-  var out = new Float64Array(frames * sound.bins);
-  for (var t = 0; t < frames; t++) {
-    var v = quantize(x.subarray(t * sound.bins + 1, (t + 1) * sound.bins), inputBits, inputs), u = quantize(h, inputBits, hidden);
-    for (var row = 0; row < 4 * hidden; row++) {
-      var sum = bias[row];
-      for (var k = 0, at = row * inputs; k < inputs; k++) sum += w[at + k] * v[k];
-      for (k = 0, at = row * hidden; k < hidden; k++) sum += r[at + k] * u[k];
-      z[row] = sum;
-    }
-    for (k = 0; k < hidden; k++) {
-      c[k] = base.sigmoid(z[hidden + k]) * c[k] + base.sigmoid(z[k]) * Math.tanh(z[2 * hidden + k]);
-      h[k] = base.sigmoid(z[3 * hidden + k]) * Math.tanh(c[k]);
-    }
-    for (row = 0; row < sound.bins; row++) {
-      sum = headBias[row];
-      for (k = 0, at = row * hidden; k < hidden; k++) sum += head[at + k] * h[k];
-      out[t * sound.bins + row] = base.sigmoid(sum);
-    }
-  }
-  return out;
+  return network.run(x, frames, {W: w, R: r, bias: network.bias}, function (v) { return quantize(v, inputBits, v.length); });
 }
 var exact = mask(0, 0, true), enhanced = sound.masked(spectrum, exact, noisy.length);
 // 与没有量化的相比：掩蔽平均差多少，两段声音之差比声音低多少 dB，SI-SDR
