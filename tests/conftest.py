@@ -2,6 +2,7 @@
 
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,56 @@ def pytest_xdist_auto_num_workers(config):
     return max(1, min(cores, 16, int(memory / MEMORY) if memory else cores))
 
 
+# ---- 抽到的数不看次序：一个测试在哪个进程、排第几，都从自己的名字抽起 ----
+
+
+def generators(module):
+    """一个测试模块抽数的地方：（读状态，写状态，从一个种子造状态）。"""
+    import numpy as np
+
+    yield np.random.get_state, np.random.set_state, lambda seed: np.random.RandomState(seed).get_state()
+    if torch := sys.modules.get("torch"):
+        yield (
+            torch.get_rng_state,
+            torch.set_rng_state,
+            lambda seed: torch.Generator().manual_seed(seed).get_state(),
+        )
+    for value in vars(module).values():
+        if isinstance(value, np.random.Generator):  # 几个测试合用的那一个
+            bits = value.bit_generator
+            yield (
+                lambda bits=bits: bits.state,
+                lambda state, bits=bits: setattr(bits, "state", state),
+                lambda seed, bits=bits: type(bits)(seed).state,
+            )
+
+
+def reseed(name, module):
+    """从名字抽起；返回一个函数，把各处放回原来的状态。"""
+    kept = []
+    for get, put, fresh in generators(module):
+        kept.append((put, get()))
+        put(fresh(zlib.crc32(name.encode())))
+    return lambda: [put(state) for put, state in kept]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    reseed(item.nodeid.split("@")[0], item.module)  # @ 之后是 xdist 的组名
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef, request):
+    """几个测试合用的东西由谁先建都一样，建它也不改变那个测试接着抽到的数。"""
+    if fixturedef.scope != "module":
+        return (yield)
+    restore = reseed(f"{fixturedef.argname}[{request.param_index}]", request.module)
+    try:
+        return (yield)
+    finally:
+        restore()
+
+
 # ---- 每个测试要什么：不用逐个标，看它用了哪些公用的东西 ----
 
 NEEDS = {  # 公用的东西 → 标记
@@ -48,6 +99,7 @@ MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一
 # 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
 # 名字写错了 test_repo.py 会说
 SLOW = {
+    "test_seeds.py": {"test_order_and_neighbours_change_no_number": 6},
     "test_native.py": {
         "test_neon_under_qemu": 70,  # 交叉编译一份 C 库；zig 的缓存里有了就只要一秒
         "test_address_and_undefined_sanitizers": 28,

@@ -64,7 +64,7 @@ def test_conversion_matches_torch_and_the_file(options, tmp_path):
     net = Net(**options).eval()
     x = torch.rand(1, 10, net.mask.input_size)
     full = ncnn_run.convert(net, tmp_path / "full", inputs=(x,))
-    assert difference(net, full) < 1e-6
+    assert difference(net, full) < 1e-5
     layers = [layer.name for layer in ncnn_param.read_param(full.param).layers if layer.type == "LSTM"]
     both = 2 if options.get("bidirectional") else 1
     for k, name in enumerate(layers):
@@ -95,7 +95,7 @@ def test_onnx_road_gives_the_same_bytes(converted, tmp_path):
     simple = ncnn_run.convert(tmp_path / "b.onnx", tmp_path / "b")
     assert simple.bin.read_bytes() == model.bin.read_bytes()
     raw = ncnn_run.convert(path, tmp_path / "c")
-    assert len(ncnn_param.read_param(raw.param).layers) == 5 and difference(net, raw) < 1e-6
+    assert len(ncnn_param.read_param(raw.param).layers) == 5 and difference(net, raw) < 1e-5
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -114,7 +114,7 @@ def test_state_in_and_out(bidirectional, tmp_path):
     y, *last = runner(x[0].numpy(), *start) if bidirectional else ncnn_run.run_streaming(runner, x[0], start)
     last = last if bidirectional else last[0]
     for ours, theirs in ((y, expected[0]), (last[0], h[:, 0]), (last[1], c[:, 0])):
-        assert np.abs(ours - theirs.detach().numpy()).max() < 1e-6
+        assert np.abs(ours - theirs.detach().numpy()).max() < 1e-5
     for frames, value, message in (
         (x[0, :0], start, r"至少一帧，得到 \(0, 6\)"),
         (x, start, r"frames 的形状应为 \(T, 特征\)"),
