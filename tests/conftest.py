@@ -99,6 +99,7 @@ MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一
 # 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
 # 名字写错了 test_repo.py 会说
 SLOW = {
+    "test_live.py": {"test_a_minute_on_a_busy_machine": 62},
     "test_seeds.py": {"test_order_and_neighbours_change_no_number": 6},
     "test_native.py": {
         "test_neon_under_qemu": 70,  # 交叉编译一份 C 库；zig 的缓存里有了就只要一秒

@@ -1,7 +1,10 @@
 """页面里的增强器：浏览器里的输出等于 Python 的 int8；从磁盘打开也行；各种状态都说得清。"""
 
 import base64
+import os
 import shutil
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -236,6 +239,38 @@ def test_scenes_switch_without_stopping(visit, live_url):
     assert all(count > 20 for count in painted), f"语谱图没有画出来：{painted}"
     page.click(START)
     assert "停" in state(page, ["paused"])
+
+
+BURN = "while True: sum(range(10000))"
+FACTS = """() => { const page = document.querySelector(".lstm-live").lstmLive;
+  const { underrunDuration, totalDuration } = page.context.playbackStats;
+  return { lost: underrunDuration / totalDuration, seconds: totalDuration, ...page.last,
+    heap: performance.memory.usedJSHeapSize }; }"""
+
+
+def test_a_minute_on_a_busy_machine(visit, live_url):
+    """每个核上都有别的程序在跑：一分钟里声音不断，内核的内存与脚本的内存都不涨。"""
+    page = visit(live_url + "index.html")
+    page.click(START)
+    state(page, ["running"])
+    page.click(".live-float32")
+    page.wait_for_function("() => document.querySelector('.lstm-live').lstmLive.node.added")
+    tools = page.context.new_cdp_session(page)
+    readings = []
+    burners = [subprocess.Popen([sys.executable, "-c", BURN]) for _ in range(os.cpu_count() or 1)]
+    try:
+        for _ in range(5):
+            page.wait_for_timeout(12_000)
+            tools.send("HeapProfiler.collectGarbage")
+            readings.append(page.evaluate(FACTS))
+    finally:
+        for burner in burners:
+            burner.kill()
+    first, last = readings[0], readings[-1]
+    assert last["seconds"] - first["seconds"] > 40 and last["frames"] > first["frames"] and not last["bad"]
+    assert last["lost"] < 0.01, f"断了 {last['lost']:.1%}"
+    assert last["memory"] == first["memory"]
+    assert last["heap"] - first["heap"] < 1e6, [reading["heap"] for reading in readings]
 
 
 SILENT = """AudioContext.prototype.resume = () => new Promise(() => {});

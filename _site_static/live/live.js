@@ -294,13 +294,15 @@
       }
     }
 
-    // 场景与文件在 16 kHz 的声音环境里放，用不着重采样；有的浏览器不肯，就用它自己的采样率
+    // 在 16 kHz 的声音环境里放，用不着重采样；有的浏览器不肯，就用它自己的采样率。
+    // 听场景与文件不怕晚十分之一秒，缓冲大一些，别的程序再忙也不断；麦克风要快
     open(rate = 16000) {
       this.context?.close();
+      const latencyHint = this.$("source").value === "mic" ? "interactive" : "playback";
       try {
-        this.context = new AudioContext({ ...(rate && { sampleRate: rate }), latencyHint: "interactive" });
+        this.context = new AudioContext({ ...(rate && { sampleRate: rate }), latencyHint });
       } catch {
-        this.context = new AudioContext({ latencyHint: "interactive" });
+        this.context = new AudioContext({ latencyHint });
       }
       const context = this.context;
       context.onstatechange = () => {
@@ -353,6 +355,7 @@
       source.connect(node);
       for (const player of this.players || []) player.start();
       this.gaps = 0;
+      this.before = context.playbackStats?.underrunEvents; // 载入时还没有声音，不算断
       this.drift = null;
       this.running = true;
       this.starting = false;
@@ -482,6 +485,11 @@
       if (late - this.drift > 0.25 && !document.hidden) this.gaps++, (this.drift = late);
     }
 
+    // 断过几次：浏览器自己数的最准（Chrome），没有就用上面看钟得来的
+    lost() {
+      return this.before === undefined ? this.gaps : this.context.playbackStats.underrunEvents - this.before;
+    }
+
     visibility() {
       if (!this.running) return;
       this.send({ type: "quiet", value: document.hidden });
@@ -532,7 +540,7 @@
       this.$("factor").textContent = `${(cost / frame).toFixed(4)}（1 以下来得及）`;
       const outside = (this.context.baseLatency || 0) + (this.context.outputLatency || 0);
       this.$("latency").textContent = `${Math.round(1000 * this.facts.latency)} ms，另加声卡约 ${Math.round(1000 * outside)} ms`;
-      this.$("gaps").textContent = `${this.gaps} 次`;
+      this.$("gaps").textContent = `${this.lost()} 次`;
     }
 
     record() {

@@ -290,7 +290,7 @@
         const { live, port } = this;
         live.onframes = ({ spectrum, mask }) => {
           const milliseconds = live.timed ? live.busy / live.timed : 0;
-          port.postMessage({ type: "frames", spectrum, mask, strength: live.target, milliseconds, frames: live.frames, bad: live.bad, time: currentTime, wall: Date.now() });
+          port.postMessage({ type: "frames", spectrum, mask, strength: live.target, milliseconds, frames: live.frames, bad: live.bad, memory: live.engine.exports.memory.buffer.byteLength, time: currentTime, wall: Date.now() });
           if (live.timed > 600) live.busy /= 2, live.timed /= 2; // 只看最近十秒
         };
         live.onrecorded = ({ noisy, enhanced }) => port.postMessage({ type: "recorded", noisy, enhanced, rate: live.rate });
