@@ -186,7 +186,7 @@
       else return false;
       return true;
     }
-    const player = { time, chosen: () => chosen, start, pause, choose, move, set, key };
+    const player = { buffers, time, chosen: () => chosen, start, pause, choose, move, set, key };
     root.player = player;
     show();
   }
@@ -199,9 +199,8 @@
   // 抢在翻页的方向键与 JupyterLab 的快捷键前面
   window.addEventListener("keydown", (event) => {
     const player = event.target.closest?.(".book-players[data-ready]")?.player;
-    if (!player || event.ctrlKey || event.altKey || event.metaKey) return;
+    if (!player || event.ctrlKey || event.altKey || event.metaKey || /Tab|Escape/.test(event.key)) return;
     if (player.key(event)) event.preventDefault();
-    else if (event.key !== " " && event.key !== "Enter") return;
     event.stopPropagation();
   }, true);
   document.addEventListener("DOMContentLoaded", scan);
