@@ -39,7 +39,7 @@
     const play = element("button", { type: "button", className: "play", onclick: () => (wanted ? pause() : start()) }, bar);
     const clock = element("span", {}, bar);
     const numbers = names[1] ? "1–" + names.length + " 换一路，" : "";
-    element("span", { className: "hint", textContent: "键盘：" + numbers + "空格 播放或暂停，← → 前后移动" }, bar);
+    element("span", { className: "hint", textContent: "键盘：" + numbers + "空格播放或暂停，←、→ 前后移动" }, bar);
     const buttons = captions.map((caption, k) => {
       const textContent = names[k];
       caption.textContent = "";

@@ -93,7 +93,7 @@
           clearTimeout(waiting);
           waiting = setTimeout(function () {
             heard = true;
-            box.player.set(names.indexOf(name), wave.map(function (v) { return Math.max(-1, Math.min(1, v * gain)); }));
+            box.player.set(names.indexOf(name), Float32Array.from(wave, function (v) { return Math.max(-1, Math.min(1, v * gain)); }));
           }, heard ? 120 : 0);
         },
         // values (T × 257) 由 low 到 high 上色，频率向上
