@@ -13,11 +13,10 @@ from conftest import AXE, ROOT, need_axe
 from playwright.sync_api import expect
 
 from lstm_lib.book import players
-from lstm_lib.book.figures import interactive
 from lstm_lib.waves import SAMPLE_RATE
 
 NAMES = ["带噪", "增强 <&>", "理想", "纯净"]
-SECONDS = 3
+SECONDS = 10  # 长些：机器忙的时候，也不会还没按键就放完了
 
 
 def tones():
@@ -61,7 +60,7 @@ def test_the_same_sounds_give_the_same_page(page_html):
 
 
 def test_script_and_style_are_small():
-    assert len(gzip.compress("".join(interactive.player_files()).encode(), 6)) < 5_000
+    assert len(gzip.compress("".join(players.style_and_script()).encode(), 6)) < 5_000
 
 
 def test_refuses_what_cannot_be_compared_and_accepts_silence():
@@ -186,7 +185,7 @@ def test_switching_has_no_gap_and_keeps_the_instant(show, page_html):
     size = round(rate / 100)
     level = np.sqrt(np.mean(wave[: len(wave) // size * size].reshape(-1, size) ** 2, axis=1))
     loud = np.flatnonzero(level > 0.1)
-    level = level[loud[0] + 1 : loud[-1]]
+    level = level[loud[0] + 1 : loud[-1] - 5]  # 停下时有几毫秒的淡出
     assert level.min() > 0.25 and level.max() < 0.75, "断了，或者两路叠在一起"
     assert level[:30] == pytest.approx(0.9 / np.sqrt(2), rel=0.1)
     assert level[-20:] == pytest.approx(0.45 / np.sqrt(2), rel=0.1)
@@ -215,7 +214,7 @@ def test_keys_when_the_player_has_the_focus(show, page_html):
     assert ask(page, "time()") == pytest.approx(at + 0.25, abs=1e-3)
     assert float(seek.get_attribute("aria-valuenow")) == pytest.approx(at + 0.25, abs=0.01)
     page.keyboard.press("Home")
-    assert ask(page, "time()") == 0 and "0.0 / 3.0 秒，带噪" in seek.get_attribute("aria-valuetext")
+    assert ask(page, "time()") == 0 and "0.0 / 10.0 秒，带噪" in seek.get_attribute("aria-valuetext")
     page.keyboard.press("Shift+Tab")  # 走到最后一路的按钮：空格是按它，再按一次是播放
     page.keyboard.press("Space")
     assert ask(page, "chosen()") == 3 and not playing(page)
@@ -242,7 +241,7 @@ def test_click_and_drag_on_the_pictures(show, page_html):
         return boxes[k]["x"] + part * boxes[k]["width"], boxes[k]["y"] + 20
 
     page.mouse.click(*point(2, 0.5))
-    assert ask(page, "time()") == pytest.approx(1.5, abs=0.02)
+    assert ask(page, "time()") == pytest.approx(5, abs=0.05)
     assert ask(page, "chosen()") == 2 and not playing(page)
     line = page.locator(".seek i").bounding_box()
     assert line["x"] + 1 == pytest.approx(point(2, 0.5)[0], abs=1.5)
@@ -251,33 +250,34 @@ def test_click_and_drag_on_the_pictures(show, page_html):
         and line["y"] + line["height"] >= boxes[3]["y"] + boxes[3]["height"] - 1
     )
     page.get_by_role("button", name="播放").click()
-    wait_until(page, 1.6)
+    wait_until(page, 5.1)
     page.mouse.move(*point(0, 0.2))
     page.mouse.down()
     page.mouse.move(*point(0, 0.7), steps=5)
     held = ask(page, "time()")
     page.wait_for_timeout(150)
-    assert ask(page, "time()") == held == pytest.approx(2.1, abs=0.02), "拖的时候还在放"
+    assert ask(page, "time()") == held == pytest.approx(7, abs=0.05), "拖的时候还在放"
     page.mouse.up()
     assert playing(page) and ask(page, "chosen()") == 0
+    page.evaluate("document.querySelector('.book-players').player.move(9.8)")
     page.wait_for_function("document.querySelector('.play').innerText === '播放'")  # 到头停下
     assert ask(page, "time()") == SECONDS
     page.get_by_role("button", name="播放").click()  # 再放从头开始
     page.wait_for_timeout(300)
-    assert 0 < ask(page, "time()") < 1.5
+    assert 0 < ask(page, "time()") < 5
 
 
 def test_a_finger_taps_but_scrolling_does_nothing(show, page_html):
     page = show(page_html, has_touch=True)
     box = page.locator(".book-players img").nth(1).bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] / 4, box["y"] + 10)
-    assert ask(page, "time()") == pytest.approx(0.75, abs=0.03) and ask(page, "chosen()") == 1
+    assert ask(page, "time()") == pytest.approx(2.5, abs=0.1) and ask(page, "chosen()") == 1
     fire = """type => document.querySelector(".seek").dispatchEvent(new PointerEvent(type, {pointerType: "touch",
       pointerId: 1, clientX: 350, clientY: 200, bubbles: true}))"""
     page.evaluate("Element.prototype.setPointerCapture = () => {}")
     for kind in ("pointerdown", "pointercancel"):
         page.evaluate(fire, kind)
-    assert ask(page, "time()") == pytest.approx(0.75, abs=0.03) and ask(page, "chosen()") == 1
+    assert ask(page, "time()") == pytest.approx(2.5, abs=0.1) and ask(page, "chosen()") == 1
     sizes = [button.bounding_box() for button in page.locator(".book-players button").all()]
     assert min(size["height"] for size in sizes) >= 44 and min(size["width"] for size in sizes) >= 44
 

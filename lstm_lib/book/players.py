@@ -3,13 +3,14 @@
 import base64
 import html
 import io
+from importlib.resources import files
 
 import numpy as np
 import soundfile
 from PIL import Image
 
 from lstm_lib.book.figures.charts import colormap, magnitude
-from lstm_lib.book.figures.interactive import player_files
+from lstm_lib.book.figures.palette import svg_variables
 from lstm_lib.waves import SAMPLE_RATE, as_wave, write_blocks
 
 RANGE_DB = 65
@@ -26,7 +27,7 @@ def row(waves: dict[str, np.ndarray], title: str | None = None) -> None:
 
 
 def row_html(waves: dict[str, np.ndarray], title: str | None = None) -> str:
-    """:func:`row` 的 HTML；不引用任何外部文件。样式与脚本在网站上每页只留一份（见 book_finish）。"""
+    """:func:`row` 的 HTML；不引用任何外部文件。"""
     waves = same_length(waves)
     peak = max(np.abs(wave).max() for wave in waves.values())
     gain = 0.9 / peak if peak > 0 else 1.0
@@ -36,12 +37,20 @@ def row_html(waves: dict[str, np.ndarray], title: str | None = None) -> str:
     heading = f'<p class="title">{html.escape(title)}</p>' if title else ""
     label = html.escape(f"声音对比：{title or '、'.join(waves)}")
     seconds = len(next(iter(waves.values()))) / SAMPLE_RATE
-    style, script = player_files()
+    style, script = style_and_script()
     return (
         f'{style}<div class="book-players" role="group" aria-label="{label}" data-seconds="{seconds:.6g}">'
         f'{heading}<div class="tracks">{cells}</div></div>'
         f"{script}"
     )
+
+
+def style_and_script() -> tuple[str, str]:
+    """对比播放器的样式与脚本；标了 data-once 的，网站上每页只留第一份（见 book_finish）。"""
+    assets = files("lstm_lib.book.figures").joinpath("assets")
+    style, script = (assets.joinpath(f"players.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    style = f".book-players{{{svg_variables()}}}\n{style}"
+    return f"<style data-once>{style}</style>", f"<script data-once>{script}</script>"
 
 
 def same_length(waves: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

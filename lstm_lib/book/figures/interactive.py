@@ -21,12 +21,6 @@ def asset(name: str) -> str:
     return files("lstm_lib.book.figures").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def player_files() -> tuple[str, str]:
-    """对比播放器的样式与脚本；标了 data-once 的，网站上每页只留第一份（见 book_finish）。"""
-    style = f".book-players{{{svg_variables()}}}\n{asset('players.css')}"
-    return f"<style data-once>{style}</style>", f"<script data-once>{asset('players.js')}</script>"
-
-
 def gate_explorer_html(identifier: str) -> str:
     """五个滑块（f、i、g、o 与旧的 c）和随之变化的条形图、曲线；``identifier`` 在一页里要唯一。"""
     return live_html("gate_explorer", identifier, "拨动门的滑块，看细胞状态与隐藏状态怎样变化", {})
@@ -62,7 +56,11 @@ def live_html(name: str, identifier: str, label: str, data: dict, shared: tuple[
     own = files("lstm_lib.book.figures").joinpath("assets", f"{name}.css")
     style = asset("live.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
     extra = "".join(f"({asset(item)})(base);\n" for item in shared)
-    player = "".join(player_files()) if "sound.js" in shared else ""
+    player = ""
+    if "sound.js" in shared:  # 带声音的图用对比播放器
+        from lstm_lib.book import players
+
+        player = "".join(players.style_and_script())
     return f"""{player}<section id="{identifier}" class="lstm-live {name.replace("_", "-")}" \
 aria-label="{html.escape(label)}" style="{svg_variables()}">
 <style>{style}</style>
