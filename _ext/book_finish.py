@@ -1,6 +1,7 @@
 """成品页面的最后一道手续：余下的英文界面文字、内嵌的声音与大图片、懒加载、公式旁的标点、空的输出。
 
 笔记本里的播放器把声音以 data URI 写进页面；这里把它们取出来存成文件，页面因此轻得多，点播放时才去取。
+每个播放器也都带着自己的样式与脚本（标了 ``data-once``）；这里每页只留第一份。
 """
 
 import base64
@@ -103,6 +104,7 @@ SEARCH_SCRIPTS = re.compile(
 EMPTY_OUTPUT = re.compile(r'<div class="output text_html">\s*</div>')
 EMPTY_CELL = re.compile(r'<div class="cell_output docutils container">\s*</div>')
 DATA_URI = re.compile(r"data:(audio|image)/([a-z0-9.+-]+);base64,([A-Za-z0-9+/=\s]+)")
+ONCE = re.compile(r"<(style|script) data-once>.*?</\1>", re.S)
 SUFFIX = {
     "png": "webp",
     "mpeg": "mp3",
@@ -138,9 +140,24 @@ def extract_media(page: str, folder: Path, prefix: str) -> str:
         target = folder / name
         if not target.exists():
             target.write_bytes(smaller(data) if subtype == "png" else data)
+        if subtype == "mpeg":  # 从 file:// 打开的页面取不到 MP3 的内容，脚本却送得来
+            text = f'lstmPlayers.sounds["{target.stem}"]="{base64.b64encode(data).decode()}";\n'
+            target.with_suffix(".js").write_text(text, encoding="utf-8")
         return f"{prefix}{MEDIA}/{name}"
 
     return DATA_URI.sub(save, page)
+
+
+def keep_first(page: str) -> str:
+    """标了 ``data-once`` 的样式与脚本，一模一样的只留第一份。"""
+    seen = set()
+
+    def patch(match):
+        again = match.group(0) in seen
+        seen.add(match.group(0))
+        return "" if again else match.group(0)
+
+    return ONCE.sub(patch, page)
 
 
 def add_attribute(page: str, tag: str, name: str, value: str) -> str:
@@ -178,7 +195,7 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
     first = VIEWPORT.search(head)
     if first:  # 主题、Sphinx 与模板各写了一个
         head = head[: first.end()] + VIEWPORT.sub("", head[first.end() :])
-    body = extract_media(body, folder, prefix)
+    body = keep_first(extract_media(body, folder, prefix))
     scripts = re.split(r"(<script\b.*?</script>|<pre\b.*?</pre>|<svg\b.*?</svg>)", body, flags=re.S)
     in_article = False  # 正文里的图才懒加载；标志之类的一开始就看得见
     for index, part in enumerate(scripts):

@@ -553,7 +553,7 @@ def test_quantizer_page_runs_the_printed_network(quantizer, open_live):
 
 
 def test_quantizer_page_by_keyboard(quantizer, open_live):
-    _, _, html = quantizer
+    _, given, html = quantizer
     page = open_live(html)
     page.get_by_label("权重", exact=True).focus()
     page.keyboard.press("Home")
@@ -571,11 +571,16 @@ def test_quantizer_page_by_keyboard(quantizer, open_live):
     page.get_by_label("输入 x 与 h").focus()
     page.keyboard.press("End")
     page.wait_for_function("document.querySelectorAll('dd')[1].innerText === '没有差'")
-    lengths = page.evaluate(
-        "Promise.all([...document.querySelectorAll('audio')].map(a => new Promise(done => {"
-        " a.onloadedmetadata = () => done(a.duration); a.preload = 'auto'; a.load(); })))"
+    page.wait_for_timeout(300)  # 停下来才换声音
+    heard = page.evaluate(
+        "document.querySelector('.book-players').player.buffers.map(b => Array.from(b.getChannelData(0)))"
     )
-    assert lengths == pytest.approx([5000 / 16000] * 3, abs=1e-3)
+    gain = 0.9 / np.abs(given["noisy"]).max()
+    np.testing.assert_allclose(heard[0], given["noisy"] * gain, atol=1e-6)
+    np.testing.assert_array_equal(heard[1], heard[2])  # 不量化，两路就一样
+    assert not np.allclose(heard[0], heard[1], atol=0.1)
+    page.get_by_role("button", name="播放").click()
+    page.wait_for_function("document.querySelector('.book-players').player.time() > 0.05")
 
 
 def test_quantizer_refuses_other_shapes(quantizer):

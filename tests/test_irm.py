@@ -1,17 +1,12 @@
-"""理想掩蔽、网络、训练、权重、经典方法与播放器。"""
+"""理想掩蔽、网络、训练、权重与经典方法。"""
 
-import base64
-import io
-import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 from lstm_lib import corpus
-from lstm_lib.book import players
 from lstm_lib.enhance import audio, classical, irm, recipe
 from lstm_lib.enhance.loss import istft, si_sdr_loss, stft
 from lstm_lib.enhance.scores import mean, measure, si_sdr
@@ -233,24 +228,3 @@ def test_classical_methods_keep_length_and_survive_silence():
 def test_noise_tracker_finds_the_level():
     power = np.random.default_rng(0).exponential(4.0, (400, 257))
     assert abs(classical.track_noise(power)[-50:].mean() / 4 - 1) < 0.25
-
-
-def test_players():
-    tone = (0.2 * np.sin(np.arange(16000) / 5)).astype(np.float32)
-    page = players.row_html({"带噪": tone, "增强 <b>": 0.5 * tone}, title="示例")
-    assert page.count('<audio controls preload="none"') == 2 and "<b>" not in page
-    assert "http" not in page
-    sounds = re.findall(r"data:audio/mpeg;base64,([^\"]+)", page)
-    decoded = [soundfile.read(io.BytesIO(base64.b64decode(sound))) for sound in sounds]
-    assert all(rate == 16000 and wave.shape == (16000,) for wave, rate in decoded)
-    loudness = [np.abs(wave).max() for wave, _ in decoded]
-    assert 0.8 < loudness[0] <= 1 and abs(loudness[0] / loudness[1] - 2) < 0.1
-    assert len(re.findall(r"data:image/webp;base64,", page)) == 2 and page.count("alt=") == 2
-
-
-def test_players_refuse_nothing_and_accept_silence():
-    assert "<audio" in players.row_html({"静音": np.zeros(1000, np.float32)})
-    with pytest.raises(ValueError, match="没有可播放"):
-        players.row_html({})
-    with pytest.raises(ValueError, match="“空”"):
-        players.row_html({"空": np.zeros(0, np.float32)})

@@ -17,10 +17,12 @@ import pytest
 import soundfile
 import test_figures
 import test_live
+import test_players
 from conftest import ROOT
 from test_chapter_code import definitions
 from test_live import RENDER, as_text, compare, python_int8, speech
 
+from lstm_lib.book import players
 from lstm_lib.book.figures import interactive
 from lstm_lib.enhance import audio, irm
 from lstm_lib.native import wasm
@@ -30,6 +32,7 @@ models, live_folder, live_url = test_live.models, test_live.live_folder, test_li
 steps, quantizer, masks = test_figures.steps, test_figures.quantizer, test_figures.masks
 MODULES = ROOT / "tools" / "node_modules" / "puppeteer-core"
 KEYS = {"ArrowRight": "\ue014", "ArrowDown": "\ue015", "Home": "\ue011", "End": "\ue010", "Enter": "\ue007"}
+KEYS |= {" ": "\ue00d"}
 
 
 # ---------------------------------------------------------------- 两个浏览器，同一套用法
@@ -392,10 +395,11 @@ def test_quantizer(quantizer, show):
     before = page.text("dd")
     page.press("input[type=range]", "Home")
     page.wait("(old) => document.querySelector('dd').innerText !== old", before[0])
+    wait_for(
+        lambda: page.evaluate("() => document.querySelector('.book-players').player.buffers.length === 3")
+    )
     seconds = page.evaluate(
-        """() => Promise.all([...document.querySelectorAll("audio")].map((a) => new Promise((done, fail) => {
-          a.onloadedmetadata = () => done(a.duration); a.onerror = () => fail(a.error.message);
-          a.preload = "auto"; a.load(); })))"""
+        "() => document.querySelector('.book-players').player.buffers.map((b) => b.duration)"
     )
     assert seconds == pytest.approx([5000 / SAMPLE_RATE] * 3, abs=1e-3)
 
@@ -438,3 +442,32 @@ def test_gate_explorer(show):
     c, h = (float(page.evaluate("(k) => document.getElementById('门').dataset[k]", k)) for k in "ch")
     assert value["f"] == 0
     assert c == pytest.approx(value["i"] * value["g"]) and h == pytest.approx(value["o"] * np.tanh(c))
+
+
+# ---------------------------------------------------------------- 对比播放器
+
+
+def test_comparing(show):
+    """解出来的声音没有多一段少一段；换一路位置接着走；空格停住，点语谱图换到那里。"""
+    page = show(players.row_html(test_players.clicked()))
+    ask = "(what) => { const { player } = document.querySelector('.book-players'); return eval('player.' + what); }"
+    page.click(".play")
+    page.wait(f"() => ({ask})('time()') > 0.2")
+    assert page.evaluate(ask, test_players.LOUDEST) == pytest.approx([1.5, 1.5], abs=0.005)
+    moved = page.evaluate(
+        """() => { const { player } = document.querySelector(".book-players"), before = player.time();
+             document.querySelectorAll("figcaption button")[1].click();
+             return [player.chosen(), player.time() - before]; }"""
+    )
+    assert moved[0] == 1 and 0 <= moved[1] < 0.05
+    page.press(".seek", " ")
+    at = page.evaluate(ask, "time()")
+    page.press(".seek", "ArrowRight")
+    assert page.evaluate(ask, "time()") == pytest.approx(at + 0.25, abs=0.01)
+    assert page.text(".play") == ["播放"]
+    page.press("figure:not(.chosen) button", " ")  # 没选中的一路：空格选它，不放
+    assert page.evaluate(ask, "chosen()") == 0 and page.text(".play") == ["播放"]
+    page.click(".seek")
+    assert page.evaluate(ask, "time()") == pytest.approx(test_players.SECONDS / 2, abs=0.1)
+    page.press(".chosen button", " ")  # 已经选中的：空格是播放
+    page.wait(f"() => ({ask})('time()') > 5.2")

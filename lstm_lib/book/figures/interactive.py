@@ -56,7 +56,12 @@ def live_html(name: str, identifier: str, label: str, data: dict, shared: tuple[
     own = files("lstm_lib.book.figures").joinpath("assets", f"{name}.css")
     style = asset("live.css") + (own.read_text(encoding="utf-8") if own.is_file() else "")
     extra = "".join(f"({asset(item)})(base);\n" for item in shared)
-    return f"""<section id="{identifier}" class="lstm-live {name.replace("_", "-")}" \
+    player = ""
+    if "sound.js" in shared:  # 带声音的图用对比播放器
+        from lstm_lib.book import players
+
+        player = "".join(players.style_and_script())
+    return f"""{player}<section id="{identifier}" class="lstm-live {name.replace("_", "-")}" \
 aria-label="{html.escape(label)}" style="{svg_variables()}">
 <style>{style}</style>
 <noscript>这幅可以拨动的图要靠脚本，请在浏览器里允许 JavaScript。</noscript>

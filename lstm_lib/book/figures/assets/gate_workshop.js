@@ -99,9 +99,8 @@ var facts = base.element("dl", {className: "figures"}, root), shown = {};
   base.element("dt", {textContent: item[1]}, box);
   shown[item[0]] = base.element("dd", {}, box);
 });
-var box = base.element("div", {className: "players"}, root);
-var players = ["带噪", "次序正确", "这个次序"].map(function (name) { return sound.player(box, name, data.title + "：" + name); });
-base.element("p", {className: "note", textContent: "带噪的下面是语谱图，另外两个的下面是掩蔽（亮的放行）。试过的次序，好的在前，点一下就回到它："}, root);
+var players = sound.compare(root, ["带噪", "次序正确", "这个次序"], data.title, noisy.length);
+base.element("p", {className: "note", textContent: "带噪的一条是语谱图，另外两条是掩蔽（亮的放行）。试过的次序，好的在前，点一下就回到它："}, root);
 var tried = base.element("ol", {className: "tried", "aria-label": "试过的次序，SI-SDR 高的在前"}, root), visited = [];
 
 function spaced(text) { return text.split("").join(" "); }

@@ -28,9 +28,8 @@ var facts = base.element("dl", {className: "figures", "aria-live": "polite"}, ro
   base.element("dt", {textContent: item[1]}, box);
   shown[item[0]] = base.element("dd", {}, box);
 });
-var box = base.element("div", {className: "players"}, root);
-var players = ["带噪", "掩蔽与增强", "纯净"].map(function (name) { return sound.player(box, name, data.title + "：" + name); });
-base.element("p", {className: "note", textContent: "中间是理想掩蔽（亮的放行），两边是语谱图，同一个色标。"}, root);
+var players = sound.compare(root, ["带噪", "掩蔽与增强", "纯净"], data.title, clean.length);
+base.element("p", {className: "note", textContent: "中间一条是理想掩蔽（亮的放行），上下两条是语谱图，同一个色标。"}, root);
 
 function decibels(spectrum) { return sound.magnitude(spectrum).map(function (v) { return 20 * Math.log10(v + 1e-9); }); }
 var level = decibels(S), top = level.reduce(function (a, b) { return Math.max(a, b); }), loud = 0.9 / clean.reduce(function (a, v) { return Math.max(a, Math.abs(v)); }, 1e-9);

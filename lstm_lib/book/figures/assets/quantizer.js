@@ -49,10 +49,9 @@ var facts = base.element("dl", {className: "figures", "aria-live": "polite"}, ro
   base.element("dt", {textContent: item[1]}, box);
   shown[item[0]] = base.element("dd", {}, box);
 });
-var players = base.element("div", {className: "players"}, root);
-var names = ["带噪", "不量化", "量化"].map(function (name) { return sound.player(players, name, data.title + "：" + name); });
+var players = sound.compare(root, ["带噪", "不量化", "量化"], data.title, noisy.length);
 var chart = base.element("div", {className: "chart"}, root);
-base.element("p", {className: "note", textContent: "带噪的下面是语谱图，另外两个的下面是掩蔽（亮的放行）。曲线是两种步长在各个位数上的差，越高越好；输入的位数照上面的滑块。"}, root);
+base.element("p", {className: "note", textContent: "带噪的一条是语谱图，另外两条是掩蔽（亮的放行）。曲线是两种步长在各个位数上的差，越高越好；输入的位数照上面的滑块。"}, root);
 
 var gain = 0.9 / noisy.reduce(function (top, v) { return Math.max(top, Math.abs(v)); }, 1e-9), curves = {};
 function drawChart(current) {
@@ -95,15 +94,15 @@ function update() {
   shown.below.textContent = isFinite(found.below) ? number(found.below, 1) + " dB" : "没有差";
   shown.siSdr.textContent = number(found.siSdr, 1) + " dB（" + number(sound.siSdr(clean, enhanced), 1) + "）";
   shown.bytes.textContent = number(bytes(bits % 9, perRow) / 1000, 1) + " kB";
-  names[2].draw(found.mask, frames, 0, 1, colors, "量化之后的掩蔽，与不量化的平均差 " + number(found.gap, 4));
-  names[2].hear(found.wave, gain);
+  players[2].draw(found.mask, frames, 0, 1, colors, "量化之后的掩蔽，与不量化的平均差 " + number(found.gap, 4));
+  players[2].hear(found.wave, gain);
   last = {bits: bits, below: found.below, perRow: perRow};
   curve(inBits, last);
 }
 var level = x.map(function (value) { return 20 * Math.log10(value + 1e-9); }), top = level.reduce(function (a, b) { return Math.max(a, b); });
-names[0].draw(level, frames, top - 65, top, colors, data.title + "的语谱图：横轴 0 到 " + number(noisy.length / 16000, 1) + " 秒，纵轴 0 到 8 kHz，越亮越强");
-names[0].hear(noisy, gain);
-names[1].draw(exact, frames, 0, 1, colors, "没有量化的掩蔽");
-names[1].hear(enhanced, gain);
+players[0].draw(level, frames, top - 65, top, colors, data.title + "的语谱图：横轴 0 到 " + number(noisy.length / 16000, 1) + " 秒，纵轴 0 到 8 kHz，越亮越强");
+players[0].hear(noisy, gain);
+players[1].draw(exact, frames, 0, 1, colors, "没有量化的掩蔽");
+players[1].hear(enhanced, gain);
 update();
 root.figure = {mask: mask, compare: compare, quantize: quantize, bytes: bytes, stft: function () { return x; }, clean: clean, noisy: noisy};

@@ -1,4 +1,4 @@
-// 声音的图共用的：μ 律、FFT、STFT 与逆变换（约定同 enhance.audio）、播放器、热图。
+// 声音的图共用的：μ 律、FFT、STFT 与逆变换（约定同 enhance.audio）、对比播放器与它的热图。
 (function (base) {
   var size = 512, hop = 256, bins = 257, rate = 16000;
   var windowed = Float64Array.from({length: size}, function (_, n) { return Math.sin(Math.PI * n / size); });
@@ -78,45 +78,46 @@
     return 10 * Math.log10(dot * dot / own / rest);
   }
 
-  // 一个播放器与它下面的热图；正在放的时候换了声音，从原处接着放
-  function player(parent, name, alt) {
-    var box = base.element("figure", {className: "player"}, parent);
-    base.element("figcaption", {textContent: name}, box);
-    var audio = base.element("audio", {controls: true, preload: "none", "aria-label": alt}, box);
-    var canvas = base.element("canvas", {role: "img"}, box), waiting = 0, url = "";
-    function load(wave, gain) {
-      var bytes = new DataView(new ArrayBuffer(44 + 2 * wave.length)), heads = [0x46464952, 36 + 2 * wave.length, 0x45564157,
-        0x20746d66, 16, 0x10001, rate, 2 * rate, 0x100002, 0x61746164, 2 * wave.length];
-      heads.forEach(function (value, k) { bytes.setUint32(4 * k, value, true); });
-      for (var n = 0; n < wave.length; n++) bytes.setInt16(44 + 2 * n, Math.max(-32768, Math.min(32767, Math.round(wave[n] * gain * 32767))), true);
-      var playing = !audio.paused && !audio.ended, at = audio.currentTime, old = url;
-      url = URL.createObjectURL(new Blob([bytes], {type: "audio/wav"}));
-      audio.src = url;
-      if (playing) { audio.currentTime = at; audio.play(); }
-      if (old) URL.revokeObjectURL(old);
-    }
-    return {
-      // 拨动时会连着换很多次，停下来才换声音
-      hear: function (wave, gain) { clearTimeout(waiting); waiting = setTimeout(load, url ? 120 : 0, wave, gain); },
-      // values (T × 257) 由 low 到 high 上色，频率向上
-      draw: function (values, frames, low, high, colors, said) {
-        canvas.width = frames;
-        canvas.height = bins;
-        canvas.setAttribute("aria-label", said);
-        var context = canvas.getContext("2d"), image = context.createImageData(frames, bins);
-        for (var t = 0; t < frames; t++) {
-          for (var k = 0; k < bins; k++) {
-            var level = (values[t * bins + k] - low) / (high - low), count = colors.length / 3;
-            var color = 3 * Math.max(0, Math.min(count - 1, Math.floor(level * count))), at = 4 * ((bins - 1 - k) * frames + t);
-            image.data[at] = colors[color];
-            image.data[at + 1] = colors[color + 1];
-            image.data[at + 2] = colors[color + 2];
-            image.data[at + 3] = 255;
+  // 对比播放器（players.js）：一路一幅热图，声音是页上算的；几路同样长，length 个样点
+  function compare(parent, names, title, length) {
+    var box = base.element("div", {className: "book-players", role: "group", "aria-label": "声音对比：" + title}, parent);
+    box.dataset.seconds = length / rate;
+    var tracks = base.element("div", {className: "tracks"}, box);
+    var parts = names.map(function (name) {
+      var figure = base.element("figure", {}, tracks), waiting = 0, heard = false;
+      base.element("figcaption", {textContent: name}, figure);
+      var canvas = base.element("canvas", {role: "img"}, figure);
+      return {
+        // 拨动时会连着换很多次，停下来才换声音
+        hear: function (wave, gain) {
+          clearTimeout(waiting);
+          waiting = setTimeout(function () {
+            heard = true;
+            box.player.set(names.indexOf(name), Float32Array.from(wave, function (v) { return Math.max(-1, Math.min(1, v * gain)); }));
+          }, heard ? 120 : 0);
+        },
+        // values (T × 257) 由 low 到 high 上色，频率向上
+        draw: function (values, frames, low, high, colors, said) {
+          canvas.width = frames;
+          canvas.height = bins;
+          canvas.setAttribute("aria-label", said);
+          var context = canvas.getContext("2d"), image = context.createImageData(frames, bins);
+          for (var t = 0; t < frames; t++) {
+            for (var k = 0; k < bins; k++) {
+              var level = (values[t * bins + k] - low) / (high - low), count = colors.length / 3;
+              var color = 3 * Math.max(0, Math.min(count - 1, Math.floor(level * count))), at = 4 * ((bins - 1 - k) * frames + t);
+              image.data[at] = colors[color];
+              image.data[at + 1] = colors[color + 1];
+              image.data[at + 2] = colors[color + 2];
+              image.data[at + 3] = 255;
+            }
           }
+          context.putImageData(image, 0, 0);
         }
-        context.putImageData(image, 0, 0);
-      }
-    };
+      };
+    });
+    window.lstmPlayers.scan();
+    return parts;
   }
-  base.sound = {bins: bins, stft: stft, masked: masked, magnitude: magnitude, expand: expand, siSdr: siSdr, player: player};
+  base.sound = {bins: bins, stft: stft, masked: masked, magnitude: magnitude, expand: expand, siSdr: siSdr, compare: compare};
 })
