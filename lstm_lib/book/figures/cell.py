@@ -50,7 +50,7 @@ def lstm_cell(ax, left, bottom, part: str = "all", *, ports: bool = True, reach:
 
 
 def _road(ax, at, pen, lit, reach) -> None:
-    """细胞状态的水平大道：乘以 f，加上 i·g，一路向右。"""
+    """细胞状态的那条水平直路：乘以 f，加上 i·g，一路向右。"""
     f, g = COLUMNS["f"], COLUMNS["g"]
     road = pen("road", STATE)
     wire(ax, at((-reach, ROAD), (f - 11, ROAD)), pen=road)
