@@ -63,14 +63,31 @@ def test_printed_step_and_sequences_equal_torch(handwritten, inputs, hidden):
     lstm, x = LSTM.from_torch(net), RANDOM.normal(size=(9, inputs))
     h, c = RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
     y, last = net(torch.from_numpy(x), (torch.from_numpy(h)[None], torch.from_numpy(c)[None]))
-    for run in (handwritten.sequence, handwritten.sequence_gemm):
+    for run in (handwritten.sequence, handwritten.sequence_gemm, handwritten.sequence_fast):
         ours, state = run(x, h, c, *arrays(lstm))
         np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
         np.testing.assert_allclose(state, [a[0].numpy() for a in last], atol=1e-12)
     cell = torch.nn.LSTMCell(inputs, hidden, dtype=torch.float64)
     theirs = cell(torch.from_numpy(x[0]), (torch.from_numpy(h), torch.from_numpy(c)))
+    kept = h.copy(), c.copy()
     ours = handwritten.step(x[0], h, c, *handwritten.weights(cell))
     np.testing.assert_allclose(ours, [a.detach().numpy() for a in theirs], atol=1e-12)
+    np.testing.assert_array_equal((h, c), kept)  # 不就地改传进来的状态
+    whole = handwritten.step(x[:4], *np.broadcast_to([[h], [c]], (2, 4, hidden)), *arrays(lstm))
+    each = [handwritten.step(one, h, c, *arrays(lstm)) for one in x[:4]]
+    np.testing.assert_allclose(whole, np.swapaxes(each, 0, 1), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["sequence", "sequence_gemm", "sequence_fast"])
+def test_printed_sequences_take_a_batch_and_leave_the_state_alone(handwritten, name):
+    net = module(3, 5)
+    x, state = RANDOM.normal(size=(6, 4, 3)), RANDOM.normal(size=(2, 4, 5))
+    kept = state.copy()
+    y, last = net(torch.from_numpy(x), tuple(torch.from_numpy(state)[:, None]))
+    ours, ends = getattr(handwritten, name)(x, *state, *arrays(LSTM.from_torch(net)))
+    np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
+    np.testing.assert_allclose(ends, [a[0].numpy() for a in last], atol=1e-12)
+    np.testing.assert_array_equal(state, kept)
 
 
 def test_printed_sigmoid(handwritten):
@@ -82,22 +99,20 @@ def test_printed_sigmoid(handwritten):
 @pytest.mark.parametrize("both", [False, True])
 def test_printed_layers_and_directions(handwritten, layers, both):
     net = module(3, 4, num_layers=layers, bidirectional=both)
-    x = RANDOM.normal(size=(6, 3))
-    y, last = net(torch.from_numpy(x))
-    ours, state = handwritten.layered(x, LSTM.from_torch(net).parameters, layers, both, 4)
+    x, start = RANDOM.normal(size=(6, 2, 3)), RANDOM.normal(size=(2, layers * (1 + both), 2, 4))
+    y, last = net(torch.from_numpy(x), tuple(torch.from_numpy(start)))
+    ours, state = handwritten.layered(x, start, LSTM.from_torch(net).parameters, layers, both)
     np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
     np.testing.assert_allclose(state, [a.numpy() for a in last], atol=1e-12)
 
 
-def test_printed_projection_and_coupling(handwritten):
+def test_printed_projection(handwritten):
     lstm = LSTM.from_torch(module(3, 5, proj_size=2))
     x, h, c = RANDOM.normal(size=3), RANDOM.normal(size=2), RANDOM.normal(size=5)
     ours = handwritten.step_projected(x, h, c, *arrays(lstm), lstm.parameters["weight_hr_l0"])
     _, (h1, c1) = lstm(x[None], (h[None], c[None]))
     np.testing.assert_allclose(ours[0], h1[0], atol=1e-14)
     np.testing.assert_allclose(ours[1], c1[0], atol=1e-14)
-    h, c = handwritten.step_coupled(x, np.zeros(5), np.zeros(5), *arrays(LSTM.from_torch(module(3, 5))))
-    assert (np.abs(c) < 1).all() and h.shape == (5,)
 
 
 def test_printed_diagnosis_names_the_gate(handwritten):
@@ -107,6 +122,9 @@ def test_printed_diagnosis_names_the_gate(handwritten):
         )
 
     handwritten.check_gate_order(shuffled("ifgo"))
+    for name in ("bias_l0", "weight_ih_l0", "weight_hh_l0"):
+        for order in map("".join, permutations("ifgo")):
+            assert "".join(handwritten.whose(shuffled(order), name).values()) == order
     for order in set(map("".join, permutations("ifgo"))) - {"ifgo"}:
         slot, owner = next((a, b) for a, b in zip("ifgo", order, strict=True) if a != b)
         with pytest.raises(AssertionError) as caught:
