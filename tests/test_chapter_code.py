@@ -173,11 +173,11 @@ def test_printed_keras_and_forget_bias(weights):
             assert len(np.unique(bias)) > 2
 
 
-@pytest.mark.parametrize("inputs, hidden, steps", [(1, 1, 1), (3, 5, 4), (6, 2, 9)])
-def test_printed_backward(backward, inputs, hidden, steps):
+@pytest.mark.parametrize("inputs, hidden, steps, batch", [(1, 1, 1, 1), (3, 5, 4, 2), (6, 2, 9, 7)])
+def test_printed_backward(backward, inputs, hidden, steps, batch):
     lstm = LSTM.from_torch(module(inputs, hidden))
-    x, h, c = RANDOM.normal(size=(steps, inputs)), RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
-    dy, dh, dc = RANDOM.normal(size=(steps, hidden)), RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
+    x, dy = RANDOM.normal(size=(steps, batch, inputs)), RANDOM.normal(size=(steps, batch, hidden))
+    h, c, dh, dc = RANDOM.normal(size=(4, batch, hidden))
     w, u, b = arrays(lstm)
     records, last_h, last_c = backward.forward(x, h, c, w, u, b)
     _, state = lstm(x, (h[None], c[None]))
@@ -192,13 +192,25 @@ def test_printed_backward(backward, inputs, hidden, steps):
 
 def test_printed_clip_and_truncation(backward):
     grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    assert backward.length(grads) == 5
     clipped = backward.clip_by_norm(grads, 1.0)
     np.testing.assert_allclose([*clipped["a"], *clipped["b"][0]], [0.6, 0, 0.8], atol=1e-6)
     assert backward.clip_by_norm(grads, 6.0)["a"][0] == 3.0
-    lstm, x, dy = LSTM.from_torch(module(2, 3)), RANDOM.normal(size=(8, 2)), RANDOM.normal(size=(8, 3))
-    whole = lstm.backward(x, None, dy).parameters["weight_hh_l0"]
-    np.testing.assert_array_equal(backward.truncated(lstm, x, dy, 8), whole)
-    assert np.abs(backward.truncated(lstm, x, dy, 1) - whole).max() > 1e-3
+    for limit in (0.5, 100.0):
+        tensors = [torch.nn.Parameter(torch.zeros(n, 4, dtype=torch.float64)) for n in (3, 5)]
+        given = {k: RANDOM.normal(size=tuple(t.shape)) for k, t in enumerate(tensors)}
+        for k, tensor in enumerate(tensors):
+            tensor.grad = torch.from_numpy(given[k].copy())
+        torch.nn.utils.clip_grad_norm_(tensors, limit)
+        for k, value in backward.clip_by_norm(given, limit).items():
+            np.testing.assert_allclose(value, tensors[k].grad.numpy(), atol=1e-12)
+    p, x, dy = backward.fresh(2, 3), RANDOM.normal(size=(8, 4, 2)), RANDOM.normal(size=(8, 4, 3))
+    lstm = LSTM.from_torch(module(2, 3))
+    lstm = lstm.with_parameters({"weight_ih_l0": p["W"], "weight_hh_l0": p["U"], "bias_l0": p["b"]})
+    for k in (1, 3, 8):  # 只走 k 步，等于拿前 T−k 步的末状态作初态
+        state = lstm(x[:-k])[1] if k < 8 else None
+        want = lstm.backward(x[-k:], state, dy[-k:]).parameters["weight_hh_l0"]
+        np.testing.assert_allclose(backward.truncated(p, x, dy, k)["dU"], want, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 49, 160, 256])
