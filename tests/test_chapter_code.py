@@ -63,14 +63,31 @@ def test_printed_step_and_sequences_equal_torch(handwritten, inputs, hidden):
     lstm, x = LSTM.from_torch(net), RANDOM.normal(size=(9, inputs))
     h, c = RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
     y, last = net(torch.from_numpy(x), (torch.from_numpy(h)[None], torch.from_numpy(c)[None]))
-    for run in (handwritten.sequence, handwritten.sequence_gemm):
+    for run in (handwritten.sequence, handwritten.sequence_gemm, handwritten.sequence_fast):
         ours, state = run(x, h, c, *arrays(lstm))
         np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
         np.testing.assert_allclose(state, [a[0].numpy() for a in last], atol=1e-12)
     cell = torch.nn.LSTMCell(inputs, hidden, dtype=torch.float64)
     theirs = cell(torch.from_numpy(x[0]), (torch.from_numpy(h), torch.from_numpy(c)))
+    kept = h.copy(), c.copy()
     ours = handwritten.step(x[0], h, c, *handwritten.weights(cell))
     np.testing.assert_allclose(ours, [a.detach().numpy() for a in theirs], atol=1e-12)
+    np.testing.assert_array_equal((h, c), kept)  # 不就地改传进来的状态
+    whole = handwritten.step(x[:4], *np.broadcast_to([[h], [c]], (2, 4, hidden)), *arrays(lstm))
+    each = [handwritten.step(one, h, c, *arrays(lstm)) for one in x[:4]]
+    np.testing.assert_allclose(whole, np.swapaxes(each, 0, 1), atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["sequence", "sequence_gemm", "sequence_fast"])
+def test_printed_sequences_take_a_batch_and_leave_the_state_alone(handwritten, name):
+    net = module(3, 5)
+    x, state = RANDOM.normal(size=(6, 4, 3)), RANDOM.normal(size=(2, 4, 5))
+    kept = state.copy()
+    y, last = net(torch.from_numpy(x), tuple(torch.from_numpy(state)[:, None]))
+    ours, ends = getattr(handwritten, name)(x, *state, *arrays(LSTM.from_torch(net)))
+    np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
+    np.testing.assert_allclose(ends, [a[0].numpy() for a in last], atol=1e-12)
+    np.testing.assert_array_equal(state, kept)
 
 
 def test_printed_sigmoid(handwritten):
@@ -82,22 +99,20 @@ def test_printed_sigmoid(handwritten):
 @pytest.mark.parametrize("both", [False, True])
 def test_printed_layers_and_directions(handwritten, layers, both):
     net = module(3, 4, num_layers=layers, bidirectional=both)
-    x = RANDOM.normal(size=(6, 3))
-    y, last = net(torch.from_numpy(x))
-    ours, state = handwritten.layered(x, LSTM.from_torch(net).parameters, layers, both, 4)
+    x, start = RANDOM.normal(size=(6, 2, 3)), RANDOM.normal(size=(2, layers * (1 + both), 2, 4))
+    y, last = net(torch.from_numpy(x), tuple(torch.from_numpy(start)))
+    ours, state = handwritten.layered(x, start, LSTM.from_torch(net).parameters, layers, both)
     np.testing.assert_allclose(ours, y.numpy(), atol=1e-12)
     np.testing.assert_allclose(state, [a.numpy() for a in last], atol=1e-12)
 
 
-def test_printed_projection_and_coupling(handwritten):
+def test_printed_projection(handwritten):
     lstm = LSTM.from_torch(module(3, 5, proj_size=2))
     x, h, c = RANDOM.normal(size=3), RANDOM.normal(size=2), RANDOM.normal(size=5)
     ours = handwritten.step_projected(x, h, c, *arrays(lstm), lstm.parameters["weight_hr_l0"])
     _, (h1, c1) = lstm(x[None], (h[None], c[None]))
     np.testing.assert_allclose(ours[0], h1[0], atol=1e-14)
     np.testing.assert_allclose(ours[1], c1[0], atol=1e-14)
-    h, c = handwritten.step_coupled(x, np.zeros(5), np.zeros(5), *arrays(LSTM.from_torch(module(3, 5))))
-    assert (np.abs(c) < 1).all() and h.shape == (5,)
 
 
 def test_printed_diagnosis_names_the_gate(handwritten):
@@ -107,6 +122,9 @@ def test_printed_diagnosis_names_the_gate(handwritten):
         )
 
     handwritten.check_gate_order(shuffled("ifgo"))
+    for name in ("bias_l0", "weight_ih_l0", "weight_hh_l0"):
+        for order in map("".join, permutations("ifgo")):
+            assert "".join(handwritten.whose(shuffled(order), name).values()) == order
     for order in set(map("".join, permutations("ifgo"))) - {"ifgo"}:
         slot, owner = next((a, b) for a, b in zip("ifgo", order, strict=True) if a != b)
         with pytest.raises(AssertionError) as caught:
@@ -155,11 +173,11 @@ def test_printed_keras_and_forget_bias(weights):
             assert len(np.unique(bias)) > 2
 
 
-@pytest.mark.parametrize("inputs, hidden, steps", [(1, 1, 1), (3, 5, 4), (6, 2, 9)])
-def test_printed_backward(backward, inputs, hidden, steps):
+@pytest.mark.parametrize("inputs, hidden, steps, batch", [(1, 1, 1, 1), (3, 5, 4, 2), (6, 2, 9, 7)])
+def test_printed_backward(backward, inputs, hidden, steps, batch):
     lstm = LSTM.from_torch(module(inputs, hidden))
-    x, h, c = RANDOM.normal(size=(steps, inputs)), RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
-    dy, dh, dc = RANDOM.normal(size=(steps, hidden)), RANDOM.normal(size=hidden), RANDOM.normal(size=hidden)
+    x, dy = RANDOM.normal(size=(steps, batch, inputs)), RANDOM.normal(size=(steps, batch, hidden))
+    h, c, dh, dc = RANDOM.normal(size=(4, batch, hidden))
     w, u, b = arrays(lstm)
     records, last_h, last_c = backward.forward(x, h, c, w, u, b)
     _, state = lstm(x, (h[None], c[None]))
@@ -174,13 +192,25 @@ def test_printed_backward(backward, inputs, hidden, steps):
 
 def test_printed_clip_and_truncation(backward):
     grads = {"a": np.array([3.0, 0.0]), "b": np.array([[4.0]])}
+    assert backward.length(grads) == 5
     clipped = backward.clip_by_norm(grads, 1.0)
     np.testing.assert_allclose([*clipped["a"], *clipped["b"][0]], [0.6, 0, 0.8], atol=1e-6)
     assert backward.clip_by_norm(grads, 6.0)["a"][0] == 3.0
-    lstm, x, dy = LSTM.from_torch(module(2, 3)), RANDOM.normal(size=(8, 2)), RANDOM.normal(size=(8, 3))
-    whole = lstm.backward(x, None, dy).parameters["weight_hh_l0"]
-    np.testing.assert_array_equal(backward.truncated(lstm, x, dy, 8), whole)
-    assert np.abs(backward.truncated(lstm, x, dy, 1) - whole).max() > 1e-3
+    for limit in (0.5, 100.0):
+        tensors = [torch.nn.Parameter(torch.zeros(n, 4, dtype=torch.float64)) for n in (3, 5)]
+        given = {k: RANDOM.normal(size=tuple(t.shape)) for k, t in enumerate(tensors)}
+        for k, tensor in enumerate(tensors):
+            tensor.grad = torch.from_numpy(given[k].copy())
+        torch.nn.utils.clip_grad_norm_(tensors, limit)
+        for k, value in backward.clip_by_norm(given, limit).items():
+            np.testing.assert_allclose(value, tensors[k].grad.numpy(), atol=1e-12)
+    p, x, dy = backward.fresh(2, 3), RANDOM.normal(size=(8, 4, 2)), RANDOM.normal(size=(8, 4, 3))
+    lstm = LSTM.from_torch(module(2, 3))
+    lstm = lstm.with_parameters({"weight_ih_l0": p["W"], "weight_hh_l0": p["U"], "bias_l0": p["b"]})
+    for k in (1, 3, 8):  # 只走 k 步，等于拿前 T−k 步的末状态作初态
+        state = lstm(x[:-k])[1] if k < 8 else None
+        want = lstm.backward(x[-k:], state, dy[-k:]).parameters["weight_hh_l0"]
+        np.testing.assert_allclose(backward.truncated(p, x, dy, k)["dU"], want, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7, 8, 12, 49, 160, 256])

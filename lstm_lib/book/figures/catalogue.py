@@ -26,6 +26,10 @@ DRAWINGS = {
     "lstm_input": (lambda: cell.cell_part("input"), "点亮输入门与候选值：i 与 g 相乘，得到要写入的内容。"),
     "lstm_update": (lambda: cell.cell_part("update"), "点亮细胞状态的更新：旧状态乘以 f，再加上 i 乘 g。"),
     "lstm_output": (lambda: cell.cell_part("output"), "点亮输出门：o 乘以 tanh(c)，得到隐藏状态 h。"),
+    "lstm_backward": (
+        cell.backward,
+        "一步的计算图：黑色是前向，红色的梯度逆着每一条线走回去，c 的两个去处、h 的两个去处在分叉处相加。",
+    ),
     "weight_blocks": (
         matrices.weight_blocks,
         "weight_ih_l0、weight_hh_l0 与两个偏置各由四块叠成，次序为 i、f、g、o，每块 257 行。",

@@ -50,7 +50,7 @@ def lstm_cell(ax, left, bottom, part: str = "all", *, ports: bool = True, reach:
 
 
 def _road(ax, at, pen, lit, reach) -> None:
-    """细胞状态的水平大道：乘以 f，加上 i·g，一路向右。"""
+    """细胞状态的那条水平直路：乘以 f，加上 i·g，一路向右。"""
     f, g = COLUMNS["f"], COLUMNS["g"]
     road = pen("road", STATE)
     wire(ax, at((-reach, ROAD), (f - 11, ROAD)), pen=road)
@@ -190,6 +190,93 @@ def _closed_cell(ax, left, bottom, width, step) -> None:
     wire(ax, [(middle, bottom + HEIGHT), (middle, bottom + HEIGHT + 30)])
     math(ax, middle, bottom - 46, f"x_{{{step}}}", size=14)
     math(ax, middle, bottom + HEIGHT + 42, f"h_{{{step}}}", size=14)
+
+
+def backward():
+    """一步的计算图：黑色是前向，红色是梯度，逆着每一条线走回去。"""
+    fig, ax = canvas(620, 372)
+    column = {"i": 258, "g": 322, "f": 150, "o": 410}
+    road, gates, bus, split, out = 300, 142, 58, 410, 482
+    _backward_forward(ax, column, road, gates, bus, split, out)
+    _backward_red(ax, column, road, gates, bus, split, out)
+    return fig
+
+
+def _backward_forward(ax, column, road, gates, bus, split, out) -> None:
+    """前向的线与运算。"""
+    f, g = column["f"], column["g"]
+    for x0, x1 in ((62, f - 11), (f + 11, g - 11), (g + 11, 556)):
+        wire(ax, [(x0, road), (x1, road)])
+    operation(ax, f, road, "×")
+    operation(ax, g, road, "+")
+    junction(ax, split, road)
+    box(ax, (column["i"] + column["o"]) / 2 - 54, bus, 348, 30, r"$z_t = Wx_t + Uh_{t-1} + b$", size=12)
+    wire(ax, [(62, bus), (106, bus)])
+    wire(ax, [(280, 14), (280, bus - 15)])
+    for gate, x in column.items():
+        wire(ax, [(x, bus + 15), (x, gates - 15)])
+        box(ax, x, gates, 46, 30, BOX[gate], size=11 if gate == "g" else 14)
+    wire(ax, [(f, gates + 15), (f, road - 11)])
+    wire(ax, [(column["i"], gates + 15), (column["i"], 222), (g - 11, 222)])
+    wire(ax, [(g, gates + 15), (g, 211)])
+    operation(ax, g, 222, "×")
+    wire(ax, [(g, 233), (g, road - 11)])
+    wire(ax, [(split, road), (split, 266), (out, 266), (out, 256)], arrow=False)
+    box(ax, out, 243, 48, 24, "tanh", size=11, radius=12)
+    wire(ax, [(out, 231), (out, 203)])
+    operation(ax, out, 192, "×")
+    wire(ax, [(column["o"], gates + 15), (column["o"], 192), (out - 11, 192)])
+    wire(ax, [(out, 181), (out, bus), (556, bus)])
+    for x, y, name in (
+        (34, road, "c_{t-1}"),
+        (580, road, "c_t"),
+        (34, bus, "h_{t-1}"),
+        (590, bus, "h_t=y_t"),
+        (300, 12, "x_t"),
+        (f - 13, 225, "f_t"),
+        (column["i"] + 14, 205, "i_t"),
+        (g + 14, 190, "g_t"),
+        (column["o"] + 15, 176, "o_t"),
+    ):
+        math(ax, x, y, name)
+
+
+def _backward_red(ax, column, road, gates, bus, split, out) -> None:
+    """红色：梯度逆着黑线走，写在线旁。"""
+    red = Pen(STATE)
+    f, g = column["f"], column["g"]
+
+    def back(*points):
+        wire(ax, points, pen=red, dashed=True)
+
+    for x0, x1 in ((556, split + 10), (split - 10, g + 16), (g - 16, f + 16), (f - 16, 62)):
+        back((x0, road + 14), (x1, road + 14))
+    back((556, bus - 14), (out + 14, bus - 14), (out + 14, 181))
+    back((out + 12, 203), (out + 12, 229))
+    back((out - 34, 254), (split + 14, 254), (split + 14, road - 6))
+    back((out - 14, 180), (column["o"] + 30, 180), (column["o"] + 30, gates + 4))
+    back((g + 14, road - 16), (g + 14, 236))
+    back((g + 14, 212 - 34), (g + 14, gates + 17))
+    back((f + 14, road - 16), (f + 14, gates + 17))
+    back((column["i"] - 14, 216), (column["i"] - 14, gates + 17))
+    for gate, x in column.items():
+        back((x + 14, gates - 17), (x + 14, bus + 17))
+        math(ax, x + 34, (gates + bus) / 2, rf"\mathrm{{d}}z_{gate}", color=STATE)
+    back((104, bus - 14), (62, bus - 14))
+    back((266, bus - 17), (266, 14))
+    for x, y, name in (
+        (528, road + 32, r"\delta c_t"),
+        (366, road + 32, r"\mathrm{d}c_t"),
+        (100, road + 32, r"\delta c_{t-1}=\mathrm{d}c_t\odot f_t"),
+        (548, bus - 32, r"\mathrm{d}h_t=\delta h_t+\mathrm{d}y_t"),
+        (84, bus - 32, r"\delta h_{t-1}=U^\top\mathrm{d}z_t"),
+        (244, 12, r"\mathrm{d}x_t"),
+        (f + 33, 225, r"\mathrm{d}f_t"),
+        (column["i"] - 33, 190, r"\mathrm{d}i_t"),
+        (g + 36, 168, r"\mathrm{d}g_t"),
+        (column["o"] + 50, 160, r"\mathrm{d}o_t"),
+    ):
+        math(ax, x, y, name, color=STATE)
 
 
 def gate():
