@@ -75,7 +75,8 @@ def joined(lines) -> str:
 def paragraph(text: str) -> nodes.paragraph:
     """一段话，其中的选项排成代码；引号照写的样子。"""
     parts = [
-        nodes.literal("", part) if k % 2 else nodes.Text(part) for k, part in enumerate(OPTION.split(text))
+        nodes.literal("", part, classes=["option"]) if k % 2 else nodes.Text(part)
+        for k, part in enumerate(OPTION.split(text))
     ]
     return nodes.paragraph("", "", *parts, support_smartquotes=False)
 
