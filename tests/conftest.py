@@ -161,6 +161,7 @@ SLOW = {
         "test_pictures_show_the_operators_of_the_models": 3,
         "test_copy_is_idempotent_and_light": 4,
     },
+    "test_recipes.py": {"test_a_recipe_runs_alone": 15},
     "test_stacks.py": {"test_the_other_exporter_too": 5},
     "test_symptoms.py": {"test_the_check_tells_the_sick_from_the_sound": 19},
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},

@@ -161,8 +161,8 @@ def main(argv=None) -> int:
         return 130
 
 
-def dispatch(argv) -> int:
-    """解析命令行，运行其中的子命令。"""
+def make_parser() -> tuple[ChineseParser, dict[str, ChineseParser], dict[str, str]]:
+    """（整个命令行的解析器，{子命令: 它的解析器}，{用不了的子命令: 缺的包}）；接口页也照它列出选项。"""
     parser = ChineseParser(prog="python -m lstm_lib", description="《LSTM 实现与优化》的命令行工具")
     subparsers = parser.add_subparsers(
         dest="command", metavar="命令", required=True, parser_class=ChineseParser
@@ -175,6 +175,12 @@ def dispatch(argv) -> int:
             if (error.name or "lstm_lib").startswith("lstm_lib"):
                 raise
             missing[info.name] = error.name
+    return parser, subparsers.choices, missing
+
+
+def dispatch(argv) -> int:
+    """解析命令行，运行其中的子命令。"""
+    parser, commands, missing = make_parser()
     if argv and argv[0] in missing:
         raise UserError(
             f"{argv[0]} 要用的 {missing[argv[0]]} 没有安装；请运行 python -m lstm_lib doctor，看还缺什么。"
@@ -183,7 +189,7 @@ def dispatch(argv) -> int:
     if "" in argv:
         parser.error("有一个参数是空的，多半是脚本里的变量没有定义")
     if unknown:  # argparse 会让顶层来报，用法就不是这个子命令的了
-        subparsers.choices[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        commands[args.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     return args.run(args) or 0
 
 

@@ -49,10 +49,16 @@ def available() -> list[str]:
 
 
 def build(source: Any, names: Iterable[str] | None = None) -> list[Engine]:
-    """把一个网络放进各引擎，次序同 ``names``；缺省是 :func:`available` 的全部。
+    """把一个网络放进各引擎。
 
-    ``source`` 是 ``LSTM``、``IRMNetwork`` 或 :class:`Network`，见 :func:`describe`。
-    名字不认识、网络放不进去抛 ``ValueError``；要用的包没有装抛 ``ImportError``。
+    参数:
+        source: ``LSTM``、``IRMNetwork`` 或 ``Network``
+        names: 引擎的名字，缺省是 :func:`available` 的全部
+    返回:
+        引擎的列表，次序同 ``names``。
+    抛出:
+        ValueError: 名字不认识，或网络放不进去
+        ImportError: 要用的包没有装
     """
     network = describe(source)
     made = []
@@ -64,19 +70,24 @@ def build(source: Any, names: Iterable[str] | None = None) -> list[Engine]:
 
 
 def mask_step(network: Any, name: str = "numpy") -> Callable[[Any, State], tuple[Any, State]]:
-    """掩蔽函数 ``step(x, state) -> (mask, state)``，给 ``StreamingEnhancer``；``name`` 是引擎的名字。
+    """掩蔽函数 ``step(x, state) -> (mask, state)``，给 ``StreamingEnhancer``；自己不存状态，任意多路音频可以合用。
 
-    ``network`` 是训练好的网络（``load_trained()`` 的返回值）。x 是一帧幅度谱 (256,) float32，state 是上一帧
-    留下的状态（None 表示从零开始），mask 是 (257,)。函数自己不存状态，任意多路音频可以合用。
+    参数:
+        network: 训练好的网络，``load_trained()`` 的返回值
+        name: 引擎的名字
+    返回:
+        函数：x 是一帧幅度谱 (256,) float32，state 是上一帧留下的状态（None 是从零开始），mask 是 (257,)。
     """
     [engine] = build(network, [name])
     return engine.advance
 
 
 def chain(network: Any, name: str | None = None) -> Chain:
-    """整条增强链，给 ``StreamingEnhancer``、``AnyRateEnhancer``；``network`` 是训练好的网络，带着 ``config``。
+    """整条增强链，给 ``StreamingEnhancer``、``AnyRateEnhancer``。本书的 C 引擎整条链都在 C 里，别的引擎只算掩蔽，其余由 NumPy 做。
 
-    ``name`` 是引擎的名字，缺省由 :func:`preferred` 定。本书的 C 引擎整条链都在 C 里，别的引擎只算掩蔽，其余由 NumPy 做。
+    参数:
+        network: 训练好的网络，带着 ``config``
+        name: 引擎的名字；缺省是 c，没有 C 编译器时是 numpy
     """
     offer, config = _offer(name or preferred()), network.config
     offer.check()
@@ -105,9 +116,14 @@ def preferred() -> str:
 def load(name: str, *paths: str | Path) -> Engine:
     """由已经导出的模型文件造引擎：``load("onnxruntime", "m.onnx")``、``load("ncnn", "m.param", "m.bin")``。
 
-    模型的第一个输入是 x，第一个输出是 y（或掩蔽）；带状态的另有 h、c 两个输入、两个输出，依此次序，名字不论
-    （``lstm_lib.training.export`` 与 ``formats.writers`` 写的都是这样）。不带状态的模型只能 ``sequence``。
-    引擎不会读文件、模型不是这个样子，抛 ``ValueError``。
+    模型的第一个输入是 x，第一个输出是 y（或掩蔽）；带状态的另有 h、c 两个输入、两个输出，依此次序，名字不论。
+    不带状态的模型只能 ``sequence``。
+
+    参数:
+        name: 引擎的名字
+        paths: 模型的一个或两个文件
+    抛出:
+        ValueError: 引擎不会读文件，或模型不是这个样子
     """
     offer = _offer(name)
     if offer.load is None:

@@ -117,10 +117,15 @@ class Engine(ABC):
 
     @abstractmethod
     def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
-        """走一帧：x (I,)、上一帧留下的 ``state`` → (y (O,), 新状态)。
+        """走一帧。引擎里什么也不存，``state`` 也不被改写：任意多路音频合用一个引擎，各拿各的状态。
 
-        引擎里什么也不存，``state`` 也不被改写：任意多路音频合用一个引擎，各拿各的状态；从同一个状态出发，
-        走几遍都是同一个结果。形状不对抛 ``ValueError``。
+        参数:
+            x: (I,)
+            state: 上一帧留下的状态，None 是从零开始
+        返回:
+            (y (O,), 新状态)。
+        抛出:
+            ValueError: 形状不对
         """
 
     def sequence(self, x: np.ndarray) -> np.ndarray:

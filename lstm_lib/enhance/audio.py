@@ -75,10 +75,16 @@ WINDOW = windows()[0].astype(np.float32)
 
 
 def stft(wave: np.ndarray, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> np.ndarray:
-    """短时傅里叶变换：波形 (N,) → 复数谱 (T, n_fft/2+1)，T = ceil(N/帧移) + R - 1，R = n_fft / 帧移。
+    """短时傅里叶变换，首尾各补 n_fft - 帧移 个零，每个样点都恰好落在 R = n_fft / 帧移 帧里。
 
-    首尾各补 n_fft - 帧移 个零，每个样点都恰好落在 R 帧里。默认的 512/256 是 R = 2、257 个频点，
-    第 t 帧覆盖样点 [256(t-1), 256(t+1))。float32 输入得 complex64，float64 输入得 complex128。
+    默认的 512/256 是 R = 2、257 个频点，第 t 帧覆盖样点 [256(t-1), 256(t+1))。
+
+    参数:
+        wave: (N,)
+        n_fft: 窗长，样点，正偶数
+        hop_length: 帧移，样点，整除窗长、至多一半
+    返回:
+        复数谱 (T, n_fft/2+1)，T = ceil(N/帧移) + R - 1；float32 输入得 complex64，float64 输入得 complex128。
     """
     wave = as_wave(wave)
     window, _ = windows(n_fft, hop_length)
@@ -89,7 +95,18 @@ def stft(wave: np.ndarray, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> 
 
 
 def istft(spectrum: np.ndarray, length: int, n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> np.ndarray:
-    """逆变换：复数谱 (T, n_fft/2+1) → 波形 (length,)，加窗后重叠相加；与 :func:`stft` 精确互逆。"""
+    """逆变换：加窗后重叠相加，与 :func:`stft` 精确互逆。
+
+    参数:
+        spectrum: (T, n_fft/2+1)，复数
+        length: 要还原几个样点
+        n_fft: 同 :func:`stft`
+        hop_length: 同 :func:`stft`
+    返回:
+        波形 (length,)。
+    抛出:
+        ValueError: 频点数不对，或帧数不够还原这么长
+    """
     spectrum = np.asarray(spectrum)
     _, window = windows(n_fft, hop_length)
     if spectrum.ndim != 2 or spectrum.shape[1] != n_fft // 2 + 1:
@@ -389,11 +406,13 @@ def read_blocks(sound: Sound, path):
 
 
 def read_audio(path) -> np.ndarray:
-    """读声音文件，得到 16 kHz 单声道 float32 波形 (N,)。
+    """读声音文件，得到 16 kHz 单声道 float32 波形 (N,)，±1 为满幅。
 
-    别的采样率用 soxr 转换，多声道取平均，16/24/32 位整数与浮点样点都归到 ±1 为满幅。
-    空文件、不是声音的文件、没有样点、含 NaN 或无穷大：:class:`AudioError`，消息里有文件名。
+    别的采样率用 soxr 转换，多声道取平均，16/24/32 位整数与浮点样点都归一。
     文件头说的长度与文件里真有的不合时，按真有的读，并用 ``warnings`` 说明。
+
+    抛出:
+        AudioError: 空文件、不是声音的文件、没有样点、含 NaN 或无穷大；它也是 ``ValueError``
     """
     with open_audio(path) as file:
         rate = file.samplerate
@@ -429,10 +448,15 @@ def _writable(wave, path) -> np.ndarray:
 
 
 def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype: str | None = None) -> None:
-    """写声音文件，格式由扩展名定；要么整个文件出现，要么旧文件原样不动。
+    """写声音文件；要么整个文件出现，要么旧文件原样不动。
 
-    ``wave`` 是 (N,) 或 (N, 声道)；wav 与 flac 默认 16 位整数，超过 ±1 的样点被削到满幅
-    （要原样保留，wav 可用 ``subtype="FLOAT"``）。
+    参数:
+        path: 文件名，格式由扩展名定：.wav、.flac……
+        wave: (N,) 或 (N, 声道)，浮点（±1 为满幅，超过的削到满幅）或 int16、int32
+        sample_rate: 采样率，Hz，整数
+        subtype: 编码；wav 与 flac 默认 16 位整数，wav 要原样保留可用 "FLOAT"
+    抛出:
+        AudioError: 扩展名、形状、类型、采样率写不成这种文件
     """
     path = Path(path)
     suffix = path.suffix.lower()

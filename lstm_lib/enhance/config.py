@@ -11,9 +11,15 @@ from lstm_lib.enhance.audio import HOP_LENGTH, N_FFT, check_stft
 class NetworkConfig:
     """掩蔽网络的尺寸；默认值就是本书的修补网络。
 
-    ``input_size`` 是频点数（``n_fft // 2 + 1``）减一时，网络不看直流；等于频点数时全看。
-    ``head`` 为假时没有线性层，LSTM 直接接 Sigmoid，``hidden_size`` 只能等于频点数。
-    尺寸不合时报 ``ValueError``，说明哪一个、应当是多少。
+    参数:
+        input_size: 频点数（``n_fft // 2 + 1``）减一时，网络不看直流；等于频点数时全看
+        hidden_size: 隐藏单元数
+        num_layers: 层数
+        head: 有没有线性层；没有时 LSTM 直接接 Sigmoid，``hidden_size`` 只能等于频点数
+        n_fft: STFT 的窗长，样点
+        hop_length: STFT 的帧移，样点
+    抛出:
+        ValueError: 尺寸不合；消息说明哪一个、应当是多少
     """
 
     input_size: int = N_FFT // 2

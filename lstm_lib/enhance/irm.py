@@ -109,7 +109,12 @@ def predict_mask(network: IRMNetwork, noisy: np.ndarray) -> np.ndarray:
 
 
 def enhance(network: IRMNetwork, noisy: np.ndarray) -> np.ndarray:
-    """带噪波形 (N,) → 增强后的波形 (N,)，float32。"""
+    """整段增强：带噪波形 (N,)，16 kHz → 增强后的波形 (N,)，float32。与 ``StreamingEnhancer`` 只差舍入。
+
+    参数:
+        network: ``load_trained()`` 或 ``irm.load()`` 的返回值
+        noisy: (N,)，±1 为满幅
+    """
     config = network.config
     return apply_mask(predict_mask(network, noisy), noisy, config.n_fft, config.hop_length)
 
@@ -118,7 +123,15 @@ def enhance(network: IRMNetwork, noisy: np.ndarray) -> np.ndarray:
 
 
 def save(network: IRMNetwork, path, history: dict | None = None) -> None:
-    """存成 safetensors；网络的配置与训练过程（可选的字典）写成 JSON，放在元数据里。"""
+    """存成 safetensors；网络的配置与训练过程写成 JSON，放在元数据里。
+
+    参数:
+        network: 要存的网络
+        path: 要写的文件；写到一半出错，原来的文件不动
+        history: 训练过程，可选的字典
+    抛出:
+        OSError: 写不了
+    """
     weights = {name: tensor.detach().contiguous() for name, tensor in network.state_dict().items()}
     metadata = {"config": network.config.to_json(), "history": json.dumps(history or {})}
     with atomic_path(path) as temporary:
@@ -127,9 +140,11 @@ def save(network: IRMNetwork, path, history: dict | None = None) -> None:
 
 
 def load(path) -> IRMNetwork:
-    """读回 :func:`save` 存的网络（推理模式）。
+    """读回 :func:`save` 存的网络（推理模式）；``train`` 写的 ``best.safetensors`` 也是这一种。
 
-    找不到文件是 ``FileNotFoundError``；文件损坏、配置写坏了、权重与配置对不上是 ``ValueError``，说明哪里不对。
+    抛出:
+        FileNotFoundError: 没有这个文件
+        ValueError: 文件损坏、配置写坏了、权重与配置对不上；消息说明哪里不对
     """
     metadata = read_metadata(path)
     with utf8_path(path) as readable:

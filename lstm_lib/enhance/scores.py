@@ -14,8 +14,13 @@ from lstm_lib.waves import SAMPLE_RATE, as_wave, energy
 def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
     """尺度不变信号失真比 SI-SDR，dB（Le Roux 等，ICASSP 2019，式 (4)；两路先各自去均值）。
 
-    把估计乘任意非零常数，结果不变。参考是常数（去均值后全零）时没有定义，报 ``ValueError``；
-    估计与参考毫无关系（或是常数）时是 -inf，成比例时是 +inf 或受限于舍入误差的大数。
+    把估计乘任意非零常数，结果不变。估计与参考毫无关系（或是常数）时是 -inf，成比例时是 +inf 或受限于舍入误差的大数。
+
+    参数:
+        reference: 纯净波形 (N,)
+        estimate: 要打分的波形 (N,)
+    抛出:
+        ValueError: 长短不一，或参考是空的、常数，没有定义
     """
     reference = np.asarray(as_wave(reference, "reference"), dtype=np.float64)
     estimate = np.asarray(as_wave(estimate, "estimate"), dtype=np.float64)
@@ -33,9 +38,15 @@ def si_sdr(reference: np.ndarray, estimate: np.ndarray) -> float:
 
 
 def stoi(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """短时客观可懂度 STOI，0 到 1（Taal 等，2011），由 pystoi 计算。
+    """短时客观可懂度 STOI，0 到 1（Taal 等，2011），由 pystoi 计算，16 kHz。
 
-    参考去掉静音后不足约 0.4 秒时没有定义，返回 NaN。
+    参数:
+        reference: 纯净波形 (N,)
+        estimate: 要打分的波形 (N,)
+    返回:
+        得分；参考去掉静音后不足约 0.4 秒时没有定义，是 NaN。
+    抛出:
+        ValueError: 长短不一
     """
     import pystoi
 

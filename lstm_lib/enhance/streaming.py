@@ -87,14 +87,14 @@ class MaskChain:
 class StreamingEnhancer:
     """一路单声道 16 kHz 音频的流式增强器。
 
-    ``source`` 是掩蔽函数，由 :func:`lstm_lib.engines.mask_step` 得到，也可以自己写；函数本身不存状态，
-    因此几路音频可以合用一个，每路一个 ``StreamingEnhancer``。``config`` 定 STFT 与输入的宽，
-    默认是书中的网络；别的网络给它的 ``network.config``。
-    ``source`` 也可以是一条链（见 :func:`lstm_lib.engines.chain`），例如整条都在 C 里的；尺寸由链自己定，
-    一条链同一时刻只归一个增强器用。
-
     延迟：一段（一个帧移）要等盖住它的最后一帧到齐才能算完，算法延迟 :attr:`latency` 等于窗长：
     默认 512 个样点，即 32 ms。
+
+    参数:
+        source: 掩蔽函数，由 :func:`lstm_lib.engines.mask_step` 得到，也可以自己写；函数本身不存状态，几路音频可以
+            合用一个。也可以是一条链（见 :func:`lstm_lib.engines.chain`），例如整条都在 C 里的；一条链同一时刻只归
+            一个增强器用
+        config: 定 STFT 与输入的宽，默认是书中的网络；别的网络给它的 ``network.config``。``source`` 是链时由链自己定
     """
 
     latency = N_FFT
@@ -113,9 +113,14 @@ class StreamingEnhancer:
         self._received = 0
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """送进一块波形 (N,)，N 任意（可为 0）；返回此刻已经算完的波形 (M,)，M 是帧移的整数倍，可为 0。
+        """送进一块波形，取出此刻已经算完的。
 
-        块里有 NaN、无穷大时报 ``ValueError``，且状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN。
+        参数:
+            block: (N,)，±1 为满幅，N 任意，可为 0
+        返回:
+            (M,)，float32；M 是帧移的整数倍，可为 0。
+        抛出:
+            ValueError: 形状不对，或有 NaN、无穷大；状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN
         """
         block = as_wave(block, "block").astype(np.float32, copy=False)
         samples = np.concatenate([self._pending, block])
@@ -152,12 +157,15 @@ class StreamingEnhancer:
 class AnyRateEnhancer:
     """任意采样率、任意声道数的流式增强器：重采样到 16 kHz → 每个声道各自增强 → 重采样回去。
 
-    ``source``、``config`` 同 :class:`StreamingEnhancer`；``sample_rate`` 的单位是 Hz；每个声道有自己的状态，权重共用。
-    高于 8 kHz 的成分网络看不见，输出里也就没有。
+    每个声道有自己的状态，权重共用。高于 8 kHz 的成分网络看不见，输出里也就没有。
+    延迟不止是 STFT 的窗：两次重采样的滤波器也要看见未来的样点，而且成批地吐出结果，见 :attr:`latency`。
 
-    延迟不止是 STFT 的窗：两次重采样的滤波器也要看见未来的样点，而且成批地吐出结果；:attr:`latency` 是连同它们
-    量出来的，单位是 ``sample_rate`` 下的样点。``quality`` 是 soxr 的重采样质量，从 "VHQ"、"HQ" 到 "LQ"：
-    低一些，滤波器短，延迟小。
+    参数:
+        source: 同 :class:`lstm_lib.StreamingEnhancer`
+        sample_rate: 采样率，Hz
+        channels: 声道数
+        config: 同 :class:`lstm_lib.StreamingEnhancer`
+        quality: soxr 的重采样质量，从 "VHQ"、"HQ" 到 "LQ"：低一些，滤波器短，延迟小
     """
 
     def __init__(
@@ -184,7 +192,15 @@ class AnyRateEnhancer:
         return _measured_latency(self.sample_rate, *self._delays)
 
     def process(self, block: np.ndarray) -> np.ndarray:
-        """送进一块 (N, 声道)，返回此刻已经算完的 (M, 声道)。"""
+        """送进一块，取出此刻已经算完的。
+
+        参数:
+            block: (N, 声道)，N 任意
+        返回:
+            (M, 声道)，float32。
+        抛出:
+            ValueError: 声道数不对，或有 NaN、无穷大
+        """
         return self._run(block, last=False)
 
     def flush(self) -> np.ndarray:

@@ -69,11 +69,16 @@ def prepare(names: Iterable[str] = tuple(RECIPES), progress: bool = True) -> lis
 
 
 def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwork:
-    """训练好的网络（推理模式）。
+    """训练好的网络（推理模式）。第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
 
-    ``"repaired"`` 是全书用的修补网络；另外三个是只为比较的短训练：``"document"`` 是原样网络，``"short"``
-    是修补网络，``"narrow"`` 是只用六种噪声训练的修补网络；``"tiny"`` 是放得进网页的小网络（24 个隐藏单元）。别的名字报 ``ValueError``。
-    第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
+    参数:
+        name: "repaired" 是全书用的修补网络；"tiny" 是放得进网页的小网络（24 个隐藏单元）。另外三个是只为比较的短训练：
+            "document" 是原样网络，"short" 是修补网络，"narrow" 是只用六种噪声训练的修补网络
+        progress: 显示进度条
+    返回:
+        ``irm.IRMNetwork``，``network.config`` 是它的尺寸。
+    抛出:
+        ValueError: 没有这个名字
     """
     return irm.load(trained_path(name, progress))
 

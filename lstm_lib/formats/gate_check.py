@@ -35,10 +35,13 @@ def constant_gates(name: str, hidden: int = 4) -> LSTM:
 
 
 def check_gate_order(convert: Callable[[LSTM], LSTM], hidden: int = 4) -> None:
-    """检查一个转换程序把四个门放对了没有；放错时抛 AssertionError，逐个点名数组、门与那里放的是谁。
+    """检查一个转换程序把四个门放对了没有。bias、weight_ih、weight_hh 轮流放各门的常数，哪一个忘了换都逃不掉。
 
-    ``convert(lstm)`` 收一个 ``LSTM``（输入 1 维、``hidden`` 个单元、单层单向），返回转换之后的 ``LSTM``，
-    例如导出到文件再读回来。bias、weight_ih、weight_hh 轮流放常数，各查一遍，哪一个忘了换都逃不掉。
+    参数:
+        convert: 收一个 ``LSTM``：输入 1 维、``hidden`` 个单元、单层单向；返回转换之后的，例如导出到文件再读回来
+        hidden: 几个单元
+    抛出:
+        AssertionError: 放错了；逐个点名数组、门与那里放的是谁
     """
     first, wrong = np.eye(1, hidden), []  # h₀ = (1, 0, …)
     for name in ARRAYS:
@@ -259,10 +262,17 @@ def _rows(value: Any, label: str, width: int, count: int | None = None) -> Array
 def culprit(outputs: Any, x: ArrayLike, h: ArrayLike | None, c: ArrayLike | None, *weights: ArrayLike) -> str:
     """手写的（或板子上的）LSTM 与 PyTorch 不同时，把常见的错法逐一试过，说出是哪一种、对得有多准。
 
-    outputs 是它的输出：一步是 h (H,)，一段是 y (T, H)；连末了的 c 也拿得到时给 (h, c)，或 ``(y, (h, c))``。
-    x 是一步的输入 (I,) 或一段 (T, I)，几十帧就够；h、c 是初态，各 (H,)，多层时 (L, H)，None 是零。
-    weights 依次是各层的 weight_ih、weight_hh、bias_ih、bias_hh，次序同 ``module.parameters()``，门顺序 i f g o；
-    只管单向、有偏置、没有投影的。对得上时返回「没有写错…」；几种都对得上，逐个列出；一种也不像，说最接近的是谁。
+    参数:
+        outputs: 它的输出：一步是 h (H,)，一段是 y (T, H)；连末了的 c 也拿得到时给 (h, c)，或 ``(y, (h, c))``
+        x: 一步的输入 (I,) 或一段 (T, I)，几十帧就够
+        h: 初态 (H,)，多层时 (L, H)；None 是零
+        c: 同上
+        weights: 依次是各层的 weight_ih、weight_hh、bias_ih、bias_hh，次序同 ``module.parameters()``，门顺序 i f g o；
+            只管单向、有偏置、没有投影的
+    返回:
+        一句话：对得上时是「没有写错…」；几种都对得上，逐个列出；一种也不像，说最接近的是谁。
+    抛出:
+        ValueError: 权重的个数或形状不对，或大小与 x、输出不合
     """
     arrays = [real(a, f"第 {k} 个权重", float) for k, a in enumerate(weights)]
     size = int(arrays[1].size ** 0.5 / 2) if len(arrays) > 1 else 0  # weight_hh 是 (4H, H)

@@ -149,7 +149,11 @@ def _block_size(flag: int | None, count: int) -> int:
 
 
 def bin_layout(param_path: str | os.PathLike, bin_path: str | os.PathLike) -> list[BinBlock]:
-    """.bin 里从头到尾的每一块；多一个字节、少一个字节都报错。"""
+    """.bin 里从头到尾的每一块：层、名字、起点、标志、个数与字节数。
+
+    抛出:
+        ValueError: 多一个字节、少一个字节；消息说明是哪一个文件、哪一块
+    """
     param = read_param(param_path)
     with existing(bin_path, ".bin").open("rb") as file:
         length = file.seek(0, 2)

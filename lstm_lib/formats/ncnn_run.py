@@ -55,15 +55,23 @@ def convert(
     timeout: float = 300,
     compare: bool = True,
 ) -> ConvertedModel:
-    """用 pnnx 转成 ``stem.param`` 与 ``stem.bin``，并与原模型核对一次。
+    """用 pnnx 转成 ``stem.param`` 与 ``stem.bin``，并在子进程里与原模型核对一次。
 
-    ``source`` 是 .onnx 文件、.pt（TorchScript）文件，或者 torch 模块。``inputs`` 是示例输入的元组（关键字参数
-    给字典，也可以嵌套），形状与类型都照它；转 torch 模块时必须给，转 .pt 时给了才核对得了。
     模块的输出不论怎样嵌套，都依次成为 out0、out1……；单独一个 ``nn.LSTM`` 就是 y、h、c。
     pnnx 会在模型旁边写下许多中间文件，所以在临时文件夹里运行，只取回两个结果。
-    ``fp16=False`` 存 float32；pnnx 自己的默认是 fp16。
-    ``compare``：ncnn（在子进程里）与原模型的输出相差超过最大绝对值的 0.1%（fp16 是 3%），或者 ncnn 崩溃，
-    就报 ``ValueError``，什么也不写。转换失败也报 ``ValueError``，附 pnnx 的记录。
+
+    参数:
+        source: .onnx 文件、.pt（TorchScript）文件，或 torch 模块
+        stem: 两个文件的名字，不带扩展名
+        inputs: 示例输入的元组（关键字参数给字典，也可以嵌套），形状与类型都照它；转 torch 模块时必须给，
+            转 .pt 时给了才核对得了
+        fp16: 权重存成 fp16；pnnx 自己的默认就是它，这里默认存 float32
+        timeout: 至多等几秒
+        compare: 核对：相差超过最大绝对值的 0.1%（fp16 是 3%）或 ncnn 崩溃，就什么也不写
+    返回:
+        ``ConvertedModel``：``param``、``bin`` 两个路径，``log``，最大相对差 ``difference``，``notes``。
+    抛出:
+        ValueError: 转换失败（附 pnnx 的记录），或核对不上
     """
     stem = Path(stem)
     with tempfile.TemporaryDirectory() as name:
@@ -288,8 +296,15 @@ class NcnnRunner:
     """载入一个 ncnn 模型，用 NumPy 数组进出。
 
     先用 ``bin_layout`` 查过两个文件（ncnn 自己遇到坏文件会崩溃或只在屏幕上抱怨），再交给 ncnn。
-    ``fp16`` 打开 ncnn 的半精度存储与运算（ncnn 的默认）；只在支持的 CPU（如 ARMv8.2）上起作用。
     直接送进 LSTM 的输入，每次运行前都查形状：ncnn 不查，宽不对就读到数组外面去。
+
+    参数:
+        param_path: .param
+        bin_path: .bin
+        num_threads: 几个线程
+        fp16: 打开 ncnn 的半精度存储与运算（ncnn 的默认）；只在支持的 CPU（如 ARMv8.2）上起作用
+    抛出:
+        ValueError: 文件坏了，或 ncnn 载入不了
     """
 
     def __init__(
@@ -331,10 +346,14 @@ class NcnnRunner:
             raise ValueError(f"ncnn 载入 {param_path} 与 {bin_path} 失败")
 
     def __call__(self, *arrays: ArrayLike) -> Any:
-        """按输入的次序给数组，按名字排序（out0、out1……）返回输出；只有一个输出时直接返回它。
+        """跑一次。数组可以不连续，也可以是别的实数类型或 torch 张量，这里会转成连续的 float32。
 
-        ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)。数组可以不连续，也可以是别的实数类型或 torch 张量，
-        这里会转成连续的 float32。个数、类型或 LSTM 输入的形状不对时报 ``ValueError``。
+        参数:
+            arrays: 按输入的次序给；ncnn 没有批这一维：序列是 (T, 特征)，状态是 (方向数, H)
+        返回:
+            按名字排序（out0、out1……）的输出；只有一个时直接是它。
+        抛出:
+            ValueError: 个数、类型或 LSTM 输入的形状不对
         """
         if len(arrays) != len(self.inputs):
             names = "、".join(self.inputs)
@@ -402,9 +421,16 @@ def _lstm_inputs(param: NcnnParam) -> dict[str, tuple[int | None, int]]:
 def run_streaming(
     runner: NcnnRunner, frames: ArrayLike, state: Iterable[ArrayLike]
 ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """逐帧运行：``frames`` (T, 特征)，模型的输入是 x、h、c，输出是 y、h'、c'。
+    """逐帧运行：模型的输入是 x、h、c，输出是 y、h'、c'。
 
-    ``state`` 是初始状态 (h, c)，各 (方向数, H)。返回整段输出 (T, 输出数) 与末状态。
+    参数:
+        runner: 带状态的模型
+        frames: (T, 特征)
+        state: 初始状态 (h, c)，各 (方向数, H)
+    返回:
+        整段输出 (T, 输出数) 与末状态。
+    抛出:
+        ValueError: 不是三进三出的模型，或形状不对
     """
     if len(runner.inputs) != 3 or len(runner.outputs) != 3:
         raise ValueError("逐帧运行要用带状态的模型：三个输入 x、h、c，三个输出 y、h、c")

@@ -63,9 +63,10 @@ def _every_node(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
 
 
 def with_state(network: Any) -> Any:
-    """包一层：``forward(x, h, c) -> (掩蔽, h, c)``，于是初始状态成为图的输入。
+    """包一层：``forward(x, h, c) -> (掩蔽, h, c)``，于是初始状态成为图的输入。单独的 ``nn.LSTM`` 不用它，直接导出就是。
 
-    ``network`` 要有 ``forward_with_state(x, (h, c))``，见 ``irm.IRMNetwork``；h、c 形状 [层数×方向数, B, H]。
+    参数:
+        network: 要有 ``forward_with_state(x, (h, c))``，见 ``irm.IRMNetwork``；h、c 各 (层数 × 方向数, B, H)
     """
     import torch
 
@@ -91,11 +92,20 @@ def export(
     output_names: Sequence[str] = ("y",),
     dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> Path:
-    """把 torch 模块导出成 ONNX 文件，返回路径；导出器的闲话都收起来。
+    """把 torch 模块导出成 ONNX 文件；导出器的闲话都收起来。
 
-    ``inputs`` 是示例输入的元组；``exporter`` 取 "torchscript"（``dynamo=False``）或 "dynamo"；
-    ``dynamic`` 形如 ``{"x": {1: "T"}}``，列出长度可变的轴。dynamo 把权重写在同名的 .data 文件里。
-    声明可变的轴会换别的长度试跑，与 torch 比；不是真的可变时抛 ``ValueError``，什么文件也不留下。
+    参数:
+        module: ``torch.nn.Module``
+        inputs: 示例输入的元组；``nn.LSTM`` 要带状态，就给 ``(x, (h, c))``
+        path: 要写的 .onnx
+        exporter: "torchscript"（``dynamo=False``）或 "dynamo"；后者把权重写在同名的 .data 文件里
+        input_names: 输入的名字，依次
+        output_names: 输出的名字，依次
+        dynamic: 长度可变的轴，形如 ``{"x": {1: "T"}}``；声明了就换别的长度试跑，与 torch 比
+    返回:
+        写出的路径。
+    抛出:
+        ValueError: 导不出，或声明可变的轴并不可变；什么文件也不留下
     """
     import torch
 
@@ -271,11 +281,17 @@ def _check_axes(made: Path, path: Path, dynamic: Mapping[str, Mapping[int, str]]
 
 
 def simplify(model_or_path: Model, path: str | os.PathLike | None = None, **options: Any) -> onnx.ModelProto:
-    """用 onnxsim 化简，在随机输入上比过化简前后的输出；给了 ``path`` 就写成文件。
+    """用 onnxsim 化简，在随机输入上比过化简前后的输出。可变的轴换成两组不同的长度来比。
 
-    ``options`` 原样交给 ``onnxsim.simplify``，但 ``check_n`` 在这里默认为 1：它自己的默认是 0，什么也不比就说一致。
-    可变的轴换成两组不同的长度来比；图不收这些长度时用 ``test_input_shapes={输入: 形状}`` 自己给。
-    输出不同、onnxsim 处理不了时报 ``ValueError``。
+    参数:
+        model_or_path: .onnx 文件或 ``ModelProto``
+        path: 要写的文件，None 是不写
+        options: 原样交给 ``onnxsim.simplify``；``check_n`` 在这里默认为 1，它自己的默认 0 是什么也不比；图不收试的
+            长度时，用 ``test_input_shapes={输入: 形状}`` 自己给
+    返回:
+        化简后的 ``ModelProto``。
+    抛出:
+        ValueError: 输出不同，或 onnxsim 处理不了
     """
     import onnxsim
 
@@ -388,7 +404,17 @@ def axes(model_or_path: Model) -> dict[str, list[int | str]]:
 
 
 def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> list[np.ndarray]:
-    """用 onnxruntime（单线程）跑一次，``arrays`` 按图的输入次序给；返回全部输出。"""
+    """用 onnxruntime（单线程）跑一次。
+
+    参数:
+        model_or_path: .onnx 文件或 ``ModelProto``
+        arrays: 按图的输入次序给
+        optimize: 为假时关掉图优化，中间结果才一个不少
+    返回:
+        全部输出的列表。
+    抛出:
+        ValueError: 个数、类型、形状不对，或 onnxruntime 不收；消息列出图要的与给的
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

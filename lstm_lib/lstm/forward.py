@@ -31,10 +31,18 @@ def step(
     bias: ArrayLike = 0.0,
     weight_hr: Array | None = None,
 ) -> State:
-    """一个时间步：x (…, I)、h (…, P)、c (…, H) → 新的 (h, c)。
+    """一个时间步，与六条公式逐行对应：x、h、c → 新的 (h, c)。
 
-    weight_ih (4H, I)、weight_hh (4H, P)、bias (4H,) 的门顺序是 i f g o；
-    有投影时另有 weight_hr (P, H)，否则 P = H。
+    参数:
+        x: (…, I)，这一步的输入
+        h: (…, P)，上一步的隐藏状态；没有投影时 P = H
+        c: (…, H)，上一步的细胞状态
+        weight_ih: (4H, I)，门顺序 i f g o
+        weight_hh: (4H, P)，门顺序同上
+        bias: (4H,)，两个偏置之和
+        weight_hr: (P, H)，投影；None 是没有
+    返回:
+        新的 (h, c)，形状不变。
     """
     z = x @ weight_ih.T + h @ weight_hh.T + bias
     i, f, g, o = np.split(z, 4, axis=-1)
@@ -55,12 +63,10 @@ class Gates(NamedTuple):
 
 
 class LSTM:
-    """与 ``torch.nn.LSTM`` 同样约定的 LSTM：``y, (h, c) = lstm(x, state)``。
+    """与 ``torch.nn.LSTM`` 同样约定的 LSTM，只用 NumPy：``y, (h, c) = lstm(x, state)``。
 
-    x：(T, B, I)；batch_first 时 (B, T, I)；不分批时 (T, I)。
-    y：最后一维是 方向数 × P（P 是 proj_size，没有投影时是 hidden_size）。
-    h：(层数 × 方向数, B, P)，c：(层数 × 方向数, B, H)，不分批时没有 B。
-    ``config`` 是全部尺寸，``parameters`` 是参数名到只读数组（两个偏置已合成一个 ``bias_l…``）。
+    多半不用自己造：``from_torch``、``from_onnx``、``from_ncnn``、``from_keras``、``load`` 各从一处读来。
+    造好以后只读；``config`` 是全部尺寸，``parameters`` 是参数名到只读数组（两个偏置已合成一个 ``bias_l…``）。
     """
 
     def __init__(
@@ -74,10 +80,18 @@ class LSTM:
         lengths: ArrayLike | None = None,
         note: str = "",
     ) -> None:
-        """``parameters`` 的名字与形状见 ``config.shapes()``；``note`` 是写在 repr 里的一句话（从文件读来时的根据）。
+        """peepholes、clip、initial_state、lengths 是 ONNX 才有的。
 
-        其余四项是 ONNX 才有的：peepholes (方向数, 3, H)，次序 i f o；clip 把激活函数的输入限制在 ±clip；
-        initial_state（可以没有 B 那一维）与 lengths 是没有另给时的初态与长度；是文字的，调用者必须给，文字说明原因。
+        参数:
+            config: 全部尺寸，见 ``LSTMConfig``
+            parameters: 参数名到数组，名字与形状见 ``config.shapes()``
+            peepholes: 窥视孔，(方向数, 3, H)，次序 i f o
+            clip: 把激活函数的输入限制在 ±clip
+            initial_state: 没有另给时的初态 (h, c)，可以没有 B 那一维；是文字的，调用者必须给，文字说明原因
+            lengths: 没有另给时各序列的有效步数，(B,)
+            note: 写在 repr 里的一句话（从文件读来时的根据）
+        抛出:
+            ValueError: 参数的名字、形状与配置不符
         """
         self.config, dtype = config, np.dtype(config.dtype)
         shapes = config.shapes()
@@ -105,11 +119,19 @@ class LSTM:
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str | None = None) -> Self:
-        """权重文件的字节（格式见 ``weight_file``）→ LSTM；坏的数据抛 ``weight_file.WeightFileError``。"""
+        """权重文件的字节（格式见 ``weight_file``）→ LSTM；``name`` 是报错时怎么称呼它。
+
+        抛出:
+            WeightFileError: 数据坏了；它也是 ``ValueError``
+        """
         return cls(*weight_file.decode(data, name))
 
     def to_bytes(self) -> bytes:
-        """编成权重文件的字节；格式里放不下的东西（窥视孔等）会被拒绝，而不是悄悄丢掉。"""
+        """编成权重文件的字节。
+
+        抛出:
+            ValueError: 带着格式里放不下的东西（窥视孔等），不会悄悄丢掉
+        """
         for name, label in conventions.OPTIONS.items():
             if getattr(self, name) is not None:
                 raise ValueError(f"权重文件放不下 {label}（{name}），这个 LSTM 不能保存")
@@ -117,7 +139,13 @@ class LSTM:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Self:
-        """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。"""
+        """读权重文件。先看文件头：别家的大文件不必读完就能拒绝。
+
+        抛出:
+            FileNotFoundError: 没有这个文件
+            IsADirectoryError: 给的是文件夹
+            WeightFileError: 不是权重文件，或者坏了
+        """
         if os.path.isdir(path):
             raise IsADirectoryError(f"{path} 是文件夹，不是权重文件")
         if not os.path.isfile(path):
@@ -177,10 +205,17 @@ class LSTM:
         lengths: ArrayLike | None = None,
         return_gates: bool = False,
     ) -> tuple[Array, State] | tuple[Array, State, list[Gates]]:
-        """前向计算，返回 ``y, (h, c)``；``return_gates`` 时再多一个列表，每层每方向一个 ``Gates``。
+        """前向计算。
 
-        state 是 (h, c)，缺省为零；lengths (B,) 是各序列的有效步数，缺省都是 T：超出部分 y 为零、状态不变。
-        x 与 state 会先转成权重的类型。形状不对、序列为空都抛 ``ValueError``。
+        参数:
+            x: (T, B, I)；``batch_first`` 时 (B, T, I)；不分批时 (T, I)。先转成权重的类型
+            state: 初态 (h, c)：h (层数 × 方向数, B, P)，c (层数 × 方向数, B, H)，不分批时没有 B；缺省为零
+            lengths: (B,)，各序列的有效步数，缺省都是 T；超出部分 y 为零、状态不变
+            return_gates: 为真时另外返回各层各方向的 ``Gates``
+        返回:
+            ``y, (h, c)``：y 与 x 同样排，最后一维是 方向数 × P；h、c 是末状态。``return_gates`` 时再多一个列表。
+        抛出:
+            ValueError: 形状不对、序列为空
         """
         config = self.config
         x, unbatched = conventions.sequence(x, config, config.dtype)
@@ -216,7 +251,19 @@ class LSTM:
         dh: ArrayLike | None = None,
         dc: ArrayLike | None = None,
     ) -> Gradients:
-        """沿时间反向传播，见 ``backward.backward``。"""
+        """沿时间反向传播；前向会重算一遍。
+
+        参数:
+            x: 与前向所给的相同
+            state: 与前向所给的相同，None 是零
+            dy: 损失对 y 的梯度，与 y 同形，None 是零
+            dh: 损失对末状态 h 的梯度，None 是零
+            dc: 损失对末状态 c 的梯度，None 是零
+        返回:
+            ``Gradients``：对 x、初态与全部参数的梯度。
+        抛出:
+            ValueError: 带窥视孔、截幅或长度的，没有写反向
+        """
         return backward(self, x, state, dy, dh, dc)
 
     def _default_state(self, unbatched: bool, batch: int) -> State | None:

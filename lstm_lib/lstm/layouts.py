@@ -47,7 +47,16 @@ def join_gates(blocks: Mapping[str, np.ndarray], order: str = "torch", axis: int
 
 
 def reorder(array: ArrayLike, source: str, target: str, axis: int = 0) -> np.ndarray:
-    """把门顺序从 ``source`` 换成 ``target``，返回新数组；``axis`` 是四个门叠放的那一维（长 4H）。"""
+    """换门顺序，返回新数组。
+
+    参数:
+        array: 四个门叠在一起的权重或偏置
+        source: 原来的次序：torch、onnx、ncnn，或 i f g o 四个字母的一个排列
+        target: 要的次序，写法同上
+        axis: 四个门叠放的那一维，长 4H
+    抛出:
+        ValueError: 次序不认识，或那一维不是 4 的倍数
+    """
     return join_gates(split_gates(array, source, axis), target, axis)
 
 
@@ -55,7 +64,11 @@ def reorder(array: ArrayLike, source: str, target: str, axis: int = 0) -> np.nda
 
 
 def merge_bias(bias_ih: ArrayLike, bias_hh: ArrayLike) -> np.ndarray:
-    """两个偏置合成一个：它们在公式里只以和的形式出现，所以导出时相加。"""
+    """两个偏置 (4H,) 合成一个：它们在公式里只以和的形式出现，所以导出时相加。
+
+    抛出:
+        ValueError: 两个的形状不同
+    """
     bias_ih, bias_hh = np.asarray(bias_ih), np.asarray(bias_hh)
     if bias_ih.shape != bias_hh.shape:
         raise ValueError(f"两个偏置的形状不同：{bias_ih.shape} 与 {bias_hh.shape}")
@@ -73,7 +86,20 @@ def split_bias(bias: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class LSTMConfig:
-    """一个 LSTM 的全部尺寸。``direction`` 取 forward、reverse 或 bidirectional；proj_size 为 0 即无投影。"""
+    """一个 LSTM 的全部尺寸。
+
+    参数:
+        input_size: 输入的宽 I
+        hidden_size: 隐藏单元数 H
+        num_layers: 层数 L
+        direction: forward、reverse 或 bidirectional
+        bias: 有没有偏置
+        batch_first: 序列是 (B, T, I) 还是 (T, B, I)
+        proj_size: 投影的宽 P，0 是没有投影
+        dtype: float32 或 float64
+    抛出:
+        ValueError: 不是整数、越界，或不认识的名字
+    """
 
     input_size: int
     hidden_size: int

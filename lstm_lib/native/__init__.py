@@ -53,12 +53,17 @@ INT8_COLUMNS = 2**16  # 再宽，255·127·K 就可能超出 int32
 class NativeLSTM:
     """用 C 内核算的 LSTM：``y, (h, c) = fast(x, state)``，形状与约定同 ``LSTM``，数一律是 float32。
 
-    lstm：``LSTM``、权重文件的字节（格式见 ``lstm.weight_file``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝。
-    ``LSTM`` 自带的缺省初态与各序列长度照样生效；带窥视孔或截幅的抛 ``ValueError``，C 内核没有这两样。
-    dtype："float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）。
-    level：指令集级别，缺省取机器支持的最高一级，见 ``levels()``。
-    flags：额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用。
     对象建好后只读：任意多个线程、任意多个流共用一份权重，计算时不占 Python 的全局锁。
+    ``LSTM`` 自带的缺省初态与各序列长度照样生效。
+
+    参数:
+        lstm: ``LSTM``、权重文件的字节（格式见 ``lstm.weight_file``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝
+        dtype: "float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）
+        level: 指令集级别，缺省取机器支持的最高一级，见 ``levels()``
+        flags: 额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用
+    抛出:
+        ValueError: 不是 LSTM；带窥视孔或截幅，C 内核没有这两样；级别这台机器没有
+        NativeBuildError: 没有能用的 C 编译器；它也是 ``OSError``
     """
 
     def __init__(
@@ -110,7 +115,17 @@ class NativeLSTM:
     def __call__(
         self, x: ArrayLike, state: State | None = None, lengths: ArrayLike | None = None
     ) -> tuple[np.ndarray, State]:
-        """整段计算，返回 ``y, (h, c)``；state、lengths 的含义同 ``LSTM``。形状不对、序列为空都抛 ``ValueError``。"""
+        """整段计算。
+
+        参数:
+            x: 形状同 ``LSTM``
+            state: 初态 (h, c)，缺省为零
+            lengths: (B,)，各序列的有效步数
+        返回:
+            ``y, (h, c)``，float32。
+        抛出:
+            ValueError: 形状不对、序列为空
+        """
         config = self.config
         x, unbatched = conventions.sequence(x, config, FLOAT32)
         frames, batch = x.shape[:2]
@@ -271,7 +286,15 @@ class Stream:
         self._x_pointer, self._y_pointer = fast._pointer(self._x), fast._pointer(self._y)
 
     def step(self, x: ArrayLike) -> np.ndarray:
-        """送进一帧 x (input_size,)，返回这一帧的 y (output_size,)，是新的数组。"""
+        """走一帧。
+
+        参数:
+            x: (input_size,)
+        返回:
+            这一帧的 y (output_size,)，是新的数组。
+        抛出:
+            ValueError: 形状不对
+        """
         # 先查类型与形状：下面的赋值会把标量悄悄铺满一帧，把复数的虚部悄悄丢掉
         if x.__class__ is not np.ndarray or x.dtype is not FLOAT32 or x.shape != self._shape:
             x = self._convert(x)
@@ -285,7 +308,11 @@ class Stream:
         self._lib.lstm_repeat(self._struct, self._x_pointer, self._y_pointer, times)
 
     def reset(self, state: State | None = None) -> None:
-        """状态回到开头（零，或 LSTM 自带的缺省初态），或换成 state = (h, c)，形状各为 (层数, …)。"""
+        """状态回到开头（零，或 LSTM 自带的缺省初态），或换成给定的。
+
+        参数:
+            state: (h, c)，形状各为 (层数, …)；None 是回到开头
+        """
         h, c = self._buffers.fast._initial(state, 1, state is not None)
         self._buffers.h[:], self._buffers.c[:] = h, c
 

@@ -5,9 +5,14 @@ from numpy.typing import ArrayLike
 
 
 def quantize_rows(weight: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """逐行对称量化：(R, K) 浮点 → int8 (R, K) 与步长 (R,)，weight ≈ 步长 × int8。
+    """逐行对称量化：weight ≈ 步长 × int8，误差不超过半个步长。步长 = 该行最大绝对值 / 127，全零的行步长为 0。
 
-    步长 = 该行最大绝对值 / 127，所以误差不超过半个步长；全零的行步长为 0。
+    参数:
+        weight: (R, K)，浮点
+    返回:
+        int8 (R, K) 与步长 (R,)。
+    抛出:
+        ValueError: 有 NaN 或无穷大
     """
     weight = np.asarray(weight, np.float32)
     if not np.isfinite(weight).all():

@@ -34,12 +34,20 @@ def export(
     int8: bool = False,
     origin=None,
 ):
-    """导出并核对，返回（写出的文件, 最大差）。
+    """导出并与 torch 核对；核对不上，什么也不写。
 
-    ``to`` 是 onnx、ncnn 或 bin。``out`` 可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm。
-    ``streaming``：状态 h、c 也作为图的输入输出，供逐帧运行。``fp16`` 只用于 ncnn，``int8`` 只用于 bin。
-    ``origin``：网络是从这个检查点读来的，不能盖掉它。
-    核对不上、参数不合、要写的名字已是文件夹、检查点或 ncnn 模型的权重时抛 :class:`ExportError`，什么也不写。
+    参数:
+        network: 训练好的网络
+        to: onnx、ncnn 或 bin
+        out: 文件名，可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm
+        streaming: 状态 h、c 也作为图的输入输出，供逐帧运行
+        fp16: 权重存成 fp16，只用于 ncnn
+        int8: 权重存成 int8，只用于 bin
+        origin: 网络是从这个检查点读来的，不能盖掉它
+    返回:
+        （写出的文件, 最大差）。
+    抛出:
+        ExportError: 核对不上、参数不合、要写的名字已是文件夹、检查点或别的 ncnn 模型的权重；它也是 ``ValueError``
     """
     network = network.eval()
     out = Path(out)

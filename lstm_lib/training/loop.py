@@ -45,10 +45,23 @@ def train(
     tensorboard: str = "auto",
     say=print,
 ) -> dict:
-    """训练，返回最后的状态（``state["history"]`` 是各轮的结果）。
+    """训练；``out`` 里有没训练完的检查点就接着训练。
 
-    ``out`` 里有没训练完的检查点就接着训练，``restart`` 则不理会它、从头来，第一轮存下时才盖掉它。
-    ``tensorboard`` 是 auto、on 或 off。数据、参数或磁盘有问题时抛 ``ValueError`` 的子类或 ``OSError``。
+    参数:
+        data: 数据在哪里
+        settings: 决定结果的全部参数
+        out: 输出文件夹
+        device: auto、cpu、cuda、cuda:1 或 mps
+        amp: 混合精度：auto、off、bf16 或 fp16
+        workers: 几个读数据的子进程
+        restart: 不理会已有的检查点，从头来；第一轮存下时才盖掉它
+        tensorboard: auto、on 或 off
+        say: 收一行行的话
+    返回:
+        最后的状态；``state["history"]`` 是各轮的结果。
+    抛出:
+        ValueError: 数据或参数有问题
+        OSError: 磁盘有问题
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if settings.batch % processes:

@@ -8,7 +8,25 @@ from lstm_lib.waves import SAMPLE_RATE
 
 @dataclass
 class Settings:
-    """决定训练结果的全部参数；接着训练时这些都要与原来一致。"""
+    """决定训练结果的全部参数；接着训练时这些都要与原来一致。
+
+    参数:
+        epochs: 轮数
+        steps: 每轮的步数；0 是按数据多少自动定
+        batch: 全局每步几段
+        seconds: 每段几秒
+        learning_rate: 最高学习率
+        clip: 梯度裁剪的范数
+        snr_db: 混合的信噪比范围，dB
+        level_db: 带噪语音的电平范围，dBFS
+        valid_segments: 验证用几段
+        network: 网络的尺寸
+        seed: 随机种子
+        loss: si-sdr 或 clear，见 ``lstm_lib.enhance.loss.LOSSES``
+        augment: 均衡、变速、混响，见 ``lstm_lib.training.augment``
+        average: 权重的滑动平均每步留住多少；0 是不平均
+        init: 从哪个网络的权重起步；空着是随机起步
+    """
 
     epochs: int = 20
     steps: int = 0  # 每轮的步数；0 是按数据多少自动定

@@ -25,9 +25,22 @@ INDEX = "index.npz"  # 训练的输出文件夹里，用了哪些文件的清单
 
 @dataclass
 class Sources:
-    """使用者给的数据：``data`` 是认得的数据集的根，其余是文件夹；``valid`` 是成对的（纯净、带噪）或 None。
+    """使用者给的数据。
 
     ``speech``、``noise`` 里可以写“文件夹=权重”（抽到它的相对机会），可以用 :data:`BUILTIN` 代替文件夹。
+
+    参数:
+        speech: 纯净语音的文件夹，列表
+        noise: 噪声的文件夹，列表
+        paired: 已经混好的，（纯净、带噪）两个文件夹的列表
+        data: 认得的数据集的根，列表
+        valid: 验证集：成对的（纯净、带噪），None 是从训练数据里分
+        valid_share: 分给验证的时长份额
+        max_bad: 读不了的超过这个份额就停下
+        speaker: 从相对路径里取说话人的正则
+        leave_out: 文件名的通配符：配得上的不碰
+        only: “speech”“noise” → 文件名的通配符：只要配得上的；空着是都要
+        seed: 随机种子
     """
 
     speech: list = field(default_factory=list)
