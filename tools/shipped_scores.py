@@ -4,7 +4,6 @@ python tools/shipped_scores.py --group "名字" 文件夹… [--group …]
 每个文件夹里要有 clean 与 noisy 两个子文件夹，文件按名字配对（mix 命令就这样写）。装了 pyrnnoise 的话一同打分。
 """
 
-import argparse
 import json
 import re
 from pathlib import Path
@@ -56,9 +55,7 @@ def score(folders, run):
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ChineseParser(prog="python tools/shipped_scores.py", description=__doc__)
     parser.add_argument("--group", nargs="+", action="append", required=True, metavar=("名字", "文件夹"))
     groups = {}
     for name, *folders in parser.parse_args().group:
