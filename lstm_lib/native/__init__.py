@@ -36,7 +36,6 @@ __all__ = [
     "NativeNetwork",
     "Stream",
     "activation",
-    "check_half",
     "excerpt",
     "levels",
     "load_lesson",

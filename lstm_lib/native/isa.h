@@ -147,13 +147,17 @@ INLINE v4f widen_4(const uint16_t *p) {
 #elif defined(__aarch64__)
 INLINE v4f widen_4(const uint16_t *p) { return (v4f)vcvt_f32_f16((float16x4_t)vld1_u16(p)); }
 #else
-/* 没有这种指令：尾数与指数左移 13 位就到了 float 的位置，指数再加上 127 - 15。
- * 指数是 0 的没有隐含的 1：先当它有（指数加 1），再减掉这个 2⁻¹⁴。 */
+/* 没有这种指令：尾数与指数移到 float 的位置，指数再加上 127 - 15。指数是 0 的没有隐含的 1，这样得到的是
+ * v = 2⁻¹⁵(1 + m)，应是 2⁻¹⁴m = 2v - 2⁻¹⁴。别的 v 不小于 2⁻¹⁴，2v - 2⁻¹⁴ 不比它小：所以都取两者中小的。 */
 INLINE v4f widen_4(const uint16_t *p) {
-    const v4i bits = __builtin_convertvector(*(const v4h *)p, v4i), size = bits & 0x7fff;
-    const v4i tiny = size < 0x400; /* 真是 -1，假是 0 */
-    const v4f value = (v4f)((size << 13) + (112 << 23) - (tiny << 23)) - (v4f)(tiny & 0x38800000);
-    return (v4f)((v4i)value | (bits & 0x8000) << 16);
+#if defined(__SSE2__)
+    const v4i bits = (v4i)_mm_unpacklo_epi16((__m128i){0}, _mm_loadl_epi64((const __m128i *)p));
+#else
+    const v4i bits = __builtin_convertvector(*(const v4h *)p, v4i) << 16;
+#endif
+    const v4i sign = bits & INT32_MIN;
+    const v4f v = (v4f)(((bits ^ sign) >> 3) + (112 << 23));
+    return (v4f)((v4i)min_4(v, v + v - 0x1p-14f) | sign);
 }
 #endif
 // [/半精度]
