@@ -25,12 +25,12 @@ enum {
 /* 这个处理器（与操作系统）能不能跑 level 级：1 能；0 不能，或没有编译进来，或没有这个编号。
  * 别的函数都只许用查过能跑的级别。 */
 int lstm_level_supported(int level);
+
+/* 权重怎样存：原样；逐行量化成 int8；半精度（IEEE binary16，就近取偶），读进寄存器时展宽，乘加仍是 float */
+enum { LSTM_FLOAT32 = 0, LSTM_INT8 = 1, LSTM_FLOAT16 = 2 };
 // [/级别]
 
 // [结构]
-/* 权重怎样存：原样；逐行量化成 int8；半精度（IEEE binary16，就近取偶），读进寄存器时展宽，乘加仍是 float */
-enum { LSTM_FLOAT32 = 0, LSTM_INT8 = 1, LSTM_FLOAT16 = 2 };
-
 typedef struct {
     /* output_size：投影后的宽度；没有投影时等于 hidden_size */
     int32_t input_size, hidden_size, output_size;
