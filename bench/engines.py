@@ -20,12 +20,14 @@ from lstm_lib.native import NativeLSTM
 
 COMPARISONS = (  # (哪一场, 我们的权重, 对手的权重)
     ("step", "float32", "float32"),
+    ("step", "float16", "float32"),
     ("step", "int8", "float32"),
     ("step", "int8", "int8"),
     ("sequence", "float32", "float32"),
+    ("sequence", "float16", "float32"),
     ("sequence", "int8", "int8"),
 )
-TOLERANCE = {"float32": 1e-4, "int8": 0.2}
+TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 0.2}
 
 
 def check(engines, x):
@@ -92,7 +94,7 @@ def main(argv=None):
         Table(["场次", "本书", "最快的对手", "快几倍", "四分位范围"], comparisons, "与最快的对手相比"), "\n"
     )
     shares = []
-    for dtype in ("float32", "int8"):
+    for dtype in ("float32", "float16", "int8"):
         whole, share = python_share(NativeLSTM(lstm, dtype), x[0].copy(), args.rounds)
         shares.append([dtype, whole * 1e6, share * 1e6])
     print(Table(["权重", "stream.step，μs", "其中 Python，μs"], shares, "Python 占多少"), "\n")

@@ -192,7 +192,7 @@ int main(int count, char **arguments) {
         free(scratch);
         current = exact, current_size = now;
         alarm(PATIENCE);
-        const int32_t code = try_open(exact, now, levels[draw((uint32_t)usable)], (int)draw(2));
+        const int32_t code = try_open(exact, now, levels[draw((uint32_t)usable)], (int)draw(3));
         if (!same && !repaired && !code) report("变了样的文件打开了", (long long)which, done);
         codes[code]++;
         free(exact);

@@ -41,12 +41,13 @@ static const void *own(const void *from, int64_t bytes) {
 }
 
 /* 打包好的各数组换成单独的、大小正好的一份 */
-static lstm_cell separate(const lstm_cell *packed, int width, int quantized) {
+static lstm_cell separate(const lstm_cell *packed, int width, int kind) {
     lstm_cell cell = *packed;
     const int64_t rows = 4 * ((int64_t)cell.wide * width + (int64_t)cell.narrow * 4);
-    const int64_t pad = quantized ? 3 : 0;
+    static const int item[] = {[LSTM_FLOAT32] = 4, [LSTM_INT8] = 1, [LSTM_FLOAT16] = 2};
+    const int64_t pad = kind == LSTM_INT8 ? 3 : 0;
     const int64_t columns = ((cell.input_size + pad) & ~pad) + ((cell.output_size + pad) & ~pad);
-    cell.weight = own(packed->weight, rows * columns * (quantized ? 1 : 4));
+    cell.weight = own(packed->weight, rows * columns * item[kind]);
     cell.bias = own(packed->bias, rows * 4);
     cell.scale = own(packed->scale, rows * 8), cell.offset = own(packed->offset, rows * 8);
     cell.projection = own(packed->projection, (int64_t)cell.hidden_size * cell.output_size * 4);
@@ -55,7 +56,7 @@ static lstm_cell separate(const lstm_cell *packed, int width, int quantized) {
 
 int main(int argc, char **argv) {
     if (argc != 2 || !(in = fopen(argv[1], "rb"))) return 2;
-    int32_t cases, head[4]; /* 级别，量化与否，批，帧 */
+    int32_t cases, head[4]; /* 级别，权重怎样存，批，帧 */
     get(&cases, 4);
     for (int32_t k = 0; k < cases; k++) {
         get(head, sizeof head);

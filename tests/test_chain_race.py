@@ -73,7 +73,7 @@ def test_table_has_every_engine_and_consistent_numbers(network, no_rival):
         low, high = map(float, row[4].split("–"))
         assert low <= row[3] * 1.01 and row[3] <= high * 1.01
     assert float(report.table.rows[0][7]) == 1 and len(report.table.header) == 8
-    kinds = [e.title for e in report.entrants if e.name in ("c", "c-int8")]
+    kinds = [e.title for e in report.entrants if e.name in ("c", "c-float16", "c-int8")]
     assert [row[0] for row in report.parts.rows] == kinds
     assert all(isinstance(v, float) and v > 0 for row in report.parts.rows for v in (row[1], row[2], row[4]))
 

@@ -19,7 +19,8 @@ from lstm_lib.training import export
 
 NAMES = engines.available()
 EXACT = [name for name in NAMES if engines.offers()[name].dtype == "float32"]
-QUANTIZED = [name for name in NAMES if name not in EXACT]
+QUANTIZED = [name for name in NAMES if engines.offers()[name].dtype == "int8"]
+HALF = [name for name in NAMES if engines.offers()[name].dtype == "float16"]
 
 
 def make(inputs=6, hidden=5, layers=1, bias=True, head=0, head_bias=True, sigmoid=False, seed=0):
@@ -92,7 +93,7 @@ def test_float_engines_equal_the_lstm(name, network):
         np.testing.assert_allclose(y, reference(network, x), rtol=0, atol=1e-5, err_msg=f"{name}，{way}")
 
 
-# ---- int8 的界：把“int8”一章的推导逐帧、逐层传下去 ----
+# ---- 半精度与 int8 的界：把“int8”一章的推导逐帧、逐层传下去 ----
 
 
 def rounding(weight, peak, total):
@@ -102,8 +103,13 @@ def rounding(weight, peak, total):
     return s / 2 * np.abs(weight).sum(1) + steps / 2 * total + columns * s * steps / 4
 
 
-def int8_limit(network, x, whole):
-    """int8 与精确值最多差多少，(T, O)。``whole``：整段共用一个输入步长（onnxruntime 的 sequence）。"""
+def half_rounding(weight):
+    """权重舍入成半精度各差多少：11 位有效数字，就近，相对 2⁻¹¹；非规格化数一格 2⁻²⁴，差半格。"""
+    return np.maximum(2.0**-11 * np.abs(weight), 2.0**-25)
+
+
+def limit(network, x, dtype, whole=False):
+    """与精确值最多差多少，(T, O)。``whole``：整段共用一个输入步长（onnxruntime 的 int8 sequence）。"""
     p, error = network.lstm.parameters, np.zeros_like(x)
     y = x.astype(np.float64)
     for layer in range(network.lstm.config.num_layers):
@@ -115,8 +121,12 @@ def int8_limit(network, x, whole):
         for t, (v, ev) in enumerate(zip(inputs, before, strict=True)):
             peak = (np.abs(inputs) + before).max() if whole else (np.abs(v) + ev).max()
             hidden = np.minimum(np.abs(h) + eh, 1)
-            ez = rounding(w, peak, (np.abs(v) + ev).sum()) + np.abs(w) @ ev
-            ez += rounding(r, hidden.max(), hidden.sum()) + np.abs(r) @ eh
+            ez = np.abs(w) @ ev + np.abs(r) @ eh
+            if dtype == "float16":
+                ez += half_rounding(w) @ (np.abs(v) + ev) + half_rounding(r) @ hidden
+            else:
+                ez += rounding(w, peak, (np.abs(v) + ev).sum())
+                ez += rounding(r, hidden.max(), hidden.sum())
             i, f, g, o = np.split(w @ v + r @ h + b, 4)
             ei, ef, eg, eo = np.split(ez, 4)
             i, f, o = (1 / (1 + np.exp(-a)) for a in (i, f, o))
@@ -129,7 +139,8 @@ def int8_limit(network, x, whole):
             h = o * np.tanh(c)
             y[t], error[t] = h, eh
     if network.weight is not None:
-        error = error @ np.abs(network.weight).T
+        rounded = (np.abs(y) + error) @ half_rounding(network.weight).T if dtype == "float16" else 0
+        error = error @ np.abs(network.weight).T + rounded
     return error / 4 if network.sigmoid else error
 
 
@@ -151,8 +162,31 @@ def test_int8_engines_stay_within_the_derived_bound(name, network):
         if saturates(name):
             assert gap.mean() < 0.1, f"{name}，{way}"
             continue
-        limit = int8_limit(network, x, name == "onnxruntime-int8" and way == "sequence")
-        assert (gap <= limit + 1e-5).all(), f"{name}，{way}：差 {gap.max():.2g}，界 {limit.max():.2g}"
+        most = limit(network, x, "int8", name == "onnxruntime-int8" and way == "sequence")
+        assert (gap <= most + 1e-5).all(), f"{name}，{way}：差 {gap.max():.2g}，界 {most.max():.2g}"
+
+
+@cases
+@pytest.mark.parametrize("name", HALF)
+def test_half_engines_stay_within_the_derived_bound(name, network):
+    x, other = frames(network, 12), frames(network, 12, seed=2)
+    exact, most = reference(network, x), limit(network, x, "float16")
+    [engine] = engines.build(network, [name])
+    for way, y in four_ways(engine, x, other):
+        gap = np.abs(y - exact)
+        assert gap.max() > 1e-6, "一点差别也没有：真的存成半精度了吗？"
+        assert (gap <= most + 2e-6).all(), f"{name}，{way}：差 {gap.max():.2g}，界 {most.max():.2g}"
+
+
+def test_half_engines_name_the_weight_that_does_not_fit():
+    good = CASES["一层与线性层"]
+    head = good.weight.copy()
+    head[3, 2] = 1e5
+    with pytest.raises(ValueError, match="权重 线性层的 weight 里有 100000，float16 放不下"):
+        engines.build(Network(good.lstm, head, good.bias, True), ["c-float16"])
+    w = good.lstm.parameters["weight_hh_l0"] * np.float32(1e6)
+    with pytest.raises(ValueError, match="权重 weight_hh_l0 里有"):
+        engines.build(good.lstm.with_parameters({"weight_hh_l0": w}), ["c-float16"])
 
 
 def test_the_int8_bound_is_tight_enough_to_catch_a_wrong_gate():
@@ -164,7 +198,7 @@ def test_the_int8_bound_is_tight_enough_to_catch_a_wrong_gate():
     wrong = Network(LSTM(network.lstm.config, p))
     x = frames(network, 12)
     gap = np.abs(reference(wrong, x) - reference(network, x))
-    assert (gap > int8_limit(network, x, whole=True)).any()
+    assert (gap > limit(network, x, "int8", whole=True)).any()
 
 
 # ---- 状态 ----
@@ -420,6 +454,7 @@ def test_offers_say_what_the_tables_show():
         "ncnn-int8": "ncnn int8",
         "openvino": "OpenVINO",
         "c": "本书 C",
+        "c-float16": "本书 C float16",
         "c-int8": "本书 C int8",
         "wasm": "本书 C，WebAssembly",
         "wasm-int8": "本书 C int8，WebAssembly",
@@ -432,9 +467,11 @@ def test_offers_say_what_the_tables_show():
             offer.dtype,
             offer.ours,
         )
-        assert engine.threads >= 1 and (engine.dtype == "int8") == name.endswith("int8")
+        assert engine.threads >= 1 and engine.dtype == next(
+            (d for d in ("int8", "float16") if name.endswith(d)), "float32"
+        )
     assert [name for name in NAMES if engines.offers()[name].ours] == [
-        *("c", "numpy", "wasm", "c-int8", "wasm-int8")
+        *("c", "numpy", "wasm", "c-float16", "c-int8", "wasm-int8")
     ]
 
 

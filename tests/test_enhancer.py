@@ -53,6 +53,10 @@ def test_equals_the_numpy_chain(name, level):
     assert small.dtype == "int8" and np.abs(small.process(x) - expected).max() < 0.02
     quantized = NativeEnhancer(encoded(network), "int8", level=level)
     np.testing.assert_array_equal(quantized.process(x), small.reset() or small.process(x))
+    half = NativeEnhancer(encoded(network), "float16", level=level)
+    assert half.dtype == "float16" and np.abs(half.process(x) - expected).max() < 2e-3
+    with pytest.raises(ValueError, match="存的是 int8，变不回 float16"):
+        NativeEnhancer(encoded(network, "int8"), "float16", level=level)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])

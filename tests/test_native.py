@@ -47,6 +47,16 @@ def inputs(shape, lstm):
     return x, (h, c)
 
 
+def to_half(lstm):
+    """权重舍入成半精度，再当 float32 用；偏置与投影不动。"""
+    halves = {
+        k: w.astype(np.float16).astype(np.float32)
+        for k, w in lstm.parameters.items()
+        if k.startswith(native.HALF_NAMES)
+    }
+    return lstm.with_parameters(halves)
+
+
 def worst(result, expected):
     (y, (h, c)), (y2, (h2, c2)) = result, expected
     assert y.shape == y2.shape and h.shape == h2.shape and c.shape == c2.shape
@@ -62,6 +72,9 @@ def test_matches_the_numpy_lstm(shape, level):
     before = [a.copy() for a in state]
     assert worst(NativeLSTM(lstm, level=level)(x, state), expected) < 1e-5
     assert worst(NativeLSTM(lstm, "int8", level=level)(x, state), expected) < 0.05
+    halves = NativeLSTM(lstm, "float16", level=level)(x, state)
+    assert worst(halves, to_half(lstm)(x, state)) < 1e-5, "应与权重舍入成半精度的 NumPy 一致"
+    assert worst(halves, expected) < 1e-3
     assert all(np.array_equal(a, b) for a, b in zip(before, state, strict=True)), "初态不该被改写"
 
 
@@ -71,7 +84,7 @@ def test_each_gate_is_in_its_place():
     bias = np.repeat(np.array([0.5, -1, 2, 3], np.float32), 3)  # i f g o
     zeros = {k: np.zeros(s, np.float32) for k, s in config.shapes().items()}
     lstm = LSTM(config, zeros | {"bias_l0": bias})
-    for dtype in ("float32", "int8"):
+    for dtype in ("float32", "float16", "int8"):
         assert worst(NativeLSTM(lstm, dtype)(np.zeros((4, 2))), lstm(np.zeros((4, 2)))) < 1e-6
 
 
@@ -139,7 +152,7 @@ def with_defaults(shape, lengths=None, state=True, **options):
     return LSTM(lstm.config, lstm.parameters, initial_state=start if state else None, lengths=lengths)
 
 
-@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("int8", 0.05)])
+@pytest.mark.parametrize("dtype, bound", [("float32", 1e-5), ("float16", 1e-3), ("int8", 0.05)])
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 def test_lengths_and_default_states(direction, dtype, bound):
     shape = (5, 7, 2, direction, 0, 4, 6)
@@ -201,7 +214,7 @@ def test_int8_refuses_bad_weights():
     assert np.isnan(NativeLSTM(bad)(np.ones((2, 1)))[0]).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_bad_numbers_are_not_hidden(dtype, bad):
     fast = NativeLSTM(make(SHAPES[0]), dtype)
@@ -213,7 +226,7 @@ def test_bad_numbers_are_not_hidden(dtype, bad):
         assert np.isnan(y[1:]).all()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_extreme_inputs(dtype):
     lstm = make(SHAPES[0])
     fast = NativeLSTM(lstm, dtype)
@@ -248,7 +261,7 @@ def test_stream_takes_any_kind_of_frame():
             fast.stream().step(bad)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 @pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[6], SHAPES[7]], ids=str)
 def test_stream_equals_whole(shape, dtype):
     lstm = make(shape)
@@ -270,7 +283,7 @@ def test_stream_equals_whole(shape, dtype):
     assert all(np.array_equal(a, b) for a, b in zip(stream.state, (h, c), strict=True))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_threads_share_one_set_of_weights(dtype):
     lstm = make(SHAPES[0])
     fast = NativeLSTM(lstm, dtype)
@@ -326,7 +339,7 @@ def test_levels_with_fused_arithmetic_agree_to_the_bit():
     for shape in SHAPES:
         lstm = make(shape)
         x, state = inputs(shape, lstm)
-        for dtype in ("float32", "int8"):
+        for dtype in ("float32", "float16", "int8"):
             results = [NativeLSTM(lstm, dtype, level=level)(x, state) for level in fused]
             assert all(worst(results[0], other) == 0 for other in results[1:]), (shape, dtype)
 
@@ -352,6 +365,98 @@ def test_quantize_rows():
     q, step = native.quantize_rows(w)
     assert q.dtype == np.int8 and step[3] == 0 and (q[3] == 0).all() and np.abs(q).max() == 127
     assert (np.abs(q * step[:, None] - w) <= step[:, None] * 0.5001).all()
+
+
+# ---------------------------------------------------------------- 半精度
+
+HALVES = np.arange(2**16, dtype=np.uint16).view(np.float16)
+HALVES = HALVES[np.isfinite(HALVES)].astype(np.float32)  # 63,488 个，正零与负零、非规格化数都在
+
+
+def network_with_head(weight):
+    """末尾的线性层是 ``weight``，没有偏置、没有 sigmoid 的网络，写成文件。"""
+    from lstm_lib.formats import network_file
+
+    lstm = make((1, weight.shape[1], 1, "forward", 0))
+    return network_file.encode(lstm, weight.astype(np.float32), None, False), lstm.config
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_every_half_is_widened_exactly(level):
+    """输入是单位矩阵，线性层的输出就是它的权重：63,488 个半精度数，一个比特也不差。"""
+    weight = HALVES.reshape(-1, 31)
+    fast = native.NativeNetwork(*network_with_head(weight), "float16", level)
+    np.testing.assert_array_equal(fast.head(np.eye(31, dtype=np.float32)), weight.T)
+
+
+def test_weights_are_rounded_like_numpy():
+    """就近取偶：每两个相邻的半精度数的中点、中点两旁、随机数，都与 NumPy 一样；65520 以下的最大到 65504。"""
+    up = np.unique(HALVES)
+    middle = ((up[:-1].astype(np.float64) + up[1:]) / 2).astype(np.float32)  # float32 里是精确的
+    edge = np.float32(65520)
+    beside = [np.nextafter(middle, np.float32(s)) for s in (-np.inf, np.inf)]
+    noise = np.random.default_rng(0).standard_normal(9000).astype(np.float32)
+    small = np.float32(1e-40), np.float32(2) ** -25, np.float32(2) ** -24, np.nextafter(edge, np.float32(0))
+    values = np.concatenate([middle, *beside, noise, 1e-5 * noise, 1e-7 * noise, small]).astype(np.float32)
+    values = np.resize(values, (-(-values.size // 31), 31))
+    fast = native.NativeNetwork(*network_with_head(values), "float16", "portable")
+    expected = values.astype(np.float16).astype(np.float32)
+    assert np.isfinite(expected).all()
+    np.testing.assert_array_equal(fast.head(np.eye(31, dtype=np.float32)), expected.T)
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_denormal_halves_count(level):
+    """权重全是半精度的非规格化数（小于 2⁻¹⁴），输入很大：当成零就差得远了。"""
+    shape = (40, 21, 1, "forward", 0, 1, 6)
+    rng = np.random.default_rng(4)
+    tiny = {
+        k: (rng.integers(-1023, 1024, w.shape) * 2.0**-24).astype(np.float32)
+        for k, w in make(shape).parameters.items()
+    }
+    lstm, x = LSTM(make(shape).config, tiny), 2.0**13 * inputs(shape, make(shape))[0]
+    assert np.abs(to_half(lstm).parameters["weight_ih_l0"] - tiny["weight_ih_l0"]).max() == 0
+    expected = lstm(x)
+    assert np.abs(expected[0]).max() > 0.1
+    assert worst(NativeLSTM(lstm, "float16", level=level)(x), expected) < 1e-5
+
+
+def test_half_takes_half_the_memory():
+    lstm = make(SHAPES[0])
+    fast, small = NativeLSTM(lstm), NativeLSTM(lstm, "float16")
+    assert small.cells[0].weight.dtype == np.float16
+    assert small.cells[0].weight.nbytes * 2 == fast.cells[0].weight.nbytes
+    assert sorted(small.cells[0].weight.tolist()) == sorted(fast.cells[0].weight.astype(np.float16).tolist())
+
+
+@pytest.mark.parametrize("value", [65520, -7e4, 1e30])
+def test_weights_that_overflow_half_are_refused_by_name(value):
+    lstm = make((4, 3, 2, "bidirectional", 2))
+    name, weight = "weight_hh_l1_reverse", lstm.parameters["weight_hh_l1_reverse"].copy()
+    weight[5, 1] = value
+    with pytest.raises(
+        ValueError, match=rf"权重 {name} 里有 {value:g}，float16 放不下（最大 65504）".replace("+", r"\+")
+    ):
+        NativeLSTM(lstm.with_parameters({name: weight}), "float16")
+    weight[5, 1] = np.copysign(65519.9, value)  # 舍入到 65504，放得下
+    NativeLSTM(lstm.with_parameters({name: weight}), "float16")
+    big = {k: np.full(lstm.parameters[k].shape, 1e5, np.float32) for k in ("bias_l0", "weight_hr_l0")}
+    y, _ = NativeLSTM(lstm.with_parameters(big), "float16")(np.ones((3, 4)))
+    assert np.isfinite(y).all(), "偏置与投影仍是 float32，不受这个限制"
+
+
+def test_bad_weights_are_refused_in_half_too():
+    lstm = make(SHAPES[2])
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match=r"weight_ih_l0 里有 (nan|inf).*请检查训练"):
+            NativeLSTM(lstm.with_parameters({"weight_ih_l0": np.full((4, 1), bad, np.float32)}), "float16")
+    head = np.ones((5, 31), np.float32)
+    head[2, 3] = 7e4
+    data, config = network_with_head(head)
+    with pytest.raises(ValueError, match=r"第 \d+ 字节处，权重太大，float16 最大到 65504") as caught:
+        native.NativeNetwork(data, config, "float16")
+    where = int(str(caught.value).split()[1])
+    assert np.frombuffer(data[where : where + 4], "<f4") == 7e4, "位置应指着那个数"
 
 
 def test_level_from_the_environment(monkeypatch):
@@ -404,12 +509,12 @@ def case_file(path, level):
         raw = b"" if a is None else np.ascontiguousarray(a).tobytes()
         return len(raw).to_bytes(8, "little") + raw
 
-    chunks, cases = [], [(s, q) for s in SHAPES for q in (False, True)]
-    for shape, quantized in cases:
+    chunks, cases = [], [(s, kind) for s in SHAPES for kind in build.KINDS]
+    for shape, kind in cases:
         lstm = make(shape)
         x, (h, c) = inputs(shape, lstm)
-        y, (h1, c1) = lstm(x, (h, c))
-        chunks.append(np.array([build.LEVEL_NUMBERS[level], quantized, *shape[5:]], "<i4").tobytes())
+        y, (h1, c1) = (to_half(lstm) if kind == "float16" else lstm)(x, (h, c))
+        chunks.append(np.array([build.LEVEL_NUMBERS[level], build.KINDS[kind], *shape[5:]], "<i4").tobytes())
         chunks.append(array(np.frombuffer(lstm.to_bytes(), np.uint8)))
         chunks.extend(map(array, (x, h, c, y, h1, c1)))
     path.write_bytes(np.array([len(cases)], "<i4").tobytes() + b"".join(chunks))
@@ -440,8 +545,8 @@ def check_harness(command, cases):
     assert result.returncode == 0, result.stderr[-3000:]
     lines = [line.split() for line in result.stdout.splitlines()]
     assert len(lines) == cases
-    for quantized, *errors in lines:
-        assert max(map(float, errors)) < (0.05 if quantized == "1" else 1e-5), lines
+    for kind, *errors in lines:
+        assert max(map(float, errors)) < (0.05 if int(kind) == build.KINDS["int8"] else 1e-5), lines
 
 
 @pytest.mark.skipif(not library.levels(), reason="没有可用的级别")

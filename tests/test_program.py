@@ -102,9 +102,10 @@ def check_bits(command, model_paths, at=None):
     for name, path in model_paths.items():
         wave = noise(23 * CONFIGS[name].hop_length + 5)
         for level in at or levels():
-            for options in ([], ["--int8"]):
+            for dtype in build.KINDS:
+                options = [] if dtype == "float32" else [f"--{dtype}"]
                 got = raw_float(command, path, wave, "--level", level, *options)
-                enhancer = NativeEnhancer(MODELS[name], "int8" if options else "float32", level)
+                enhancer = NativeEnhancer(MODELS[name], dtype, level)
                 want = aligned_result(enhancer, wave)
                 assert np.array_equal(got, want), (name, level, options)
 
@@ -189,10 +190,11 @@ def test_other_processors_give_the_same_sound(target, model_paths):
     for name, path in model_paths.items():
         wave = noise(23 * CONFIGS[name].hop_length + 5)
         for level in at:
-            for flags, dtype in (([], "float32"), (["--int8"], "int8")):
+            for dtype, bound in (("float32", 1e-5), ("float16", 2e-3), ("int8", 0.02)):
+                flags = [] if dtype == "float32" else [f"--{dtype}"]
                 got = raw_float(command, path, wave, "--level", level, *flags)
                 exact = aligned_result(NativeEnhancer(MODELS[name]), wave)
-                assert np.abs(got - exact).max() < (1e-5 if dtype == "float32" else 0.02), (name, level)
+                assert np.abs(got - exact).max() < bound, (name, level)
                 if (twin or level) in levels():
                     same = aligned_result(NativeEnhancer(MODELS[name], dtype, twin or level), wave)
                     assert np.array_equal(got, same), (name, level, dtype)

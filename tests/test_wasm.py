@@ -40,6 +40,22 @@ def test_equals_the_native_kernel(name, dtype, level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", SIZES)
+def test_half_equals_the_native_kernel(name, level):
+    """没有半精度指令的 WebAssembly 用整数运算展宽，与本机各级别的结果相同。"""
+    network = make(SIZES[name])
+    x, data = wave(30 * network.config.hop_length), encoded(network)
+    chain = WasmEnhancer(data, "float16", level)
+    y = chain.process(x)
+    assert chain.dtype == "float16"
+    np.testing.assert_allclose(y, NativeEnhancer(data, "float16").process(x), rtol=0, atol=1e-5)
+    portable = NativeEnhancer(data, "float16", level="portable").process(x)
+    if build.machine_levels() is build.X86:
+        np.testing.assert_array_equal(y, portable)
+    np.testing.assert_allclose(y, engines.chain(network, "numpy").process(x), rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("level", LEVELS)
 def test_equals_torch_in_outputs_and_states(level):
     network = make(SIZES["书中的尺寸"])
     parts = engines.describe(network)

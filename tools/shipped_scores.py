@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lstm_lib.cli import ChineseParser
 from lstm_lib.engines import chain
 from lstm_lib.enhance import audio, classical, irm, rnnoise
 from lstm_lib.enhance.scores import si_sdr, stoi

@@ -105,12 +105,14 @@ def add_parser(subparsers):
 
 
 def engine_help(engines) -> str:
-    """``--engine`` 的说明，由发现的引擎拼成：float32 的、int8 的，以及要另装包的。"""
+    """``--engine`` 的说明，由发现的引擎拼成：float32 的、float16 的、int8 的，以及要另装包的。"""
     names = {
         dtype: "、".join(name for name, offer in engines.items() if offer.dtype == dtype)
-        for dtype in ("float32", "int8")
+        for dtype in ("float32", "float16", "int8")
     }
     text = f"用什么算：{names['float32']}，结果只差舍入；默认用 c，整条链都在 C 里，没有 C 编译器时用 numpy"
+    if names["float16"]:
+        text += f"；{names['float16']} 的权重存成半精度，差得比 int8 小得多"
     if names["int8"]:
         text += f"；{names['int8']} 的权重与输入经过量化，略有不同"
     absent = [f"{name}（pip install {' '.join(o.missing)}）" for name, o in engines.items() if o.missing]

@@ -30,8 +30,11 @@ __all__ = [
 ]  # fmt: skip
 
 
+DTYPES = ("float32", "float16", "int8")
+
+
 def offers() -> dict[str, Offer]:
-    """全部引擎，装没装都在：``{名字: Offer}``；float32 在前、int8 在后，各按名字排。"""
+    """全部引擎，装没装都在：``{名字: Offer}``；先 float32，再 float16，再 int8，各按名字排。"""
     found: dict[str, Offer] = {}
     for info in pkgutil.iter_modules(__path__):
         if not info.name.endswith("_engine"):
@@ -40,7 +43,7 @@ def offers() -> dict[str, Offer]:
             if offer.name in found:
                 raise ValueError(f"有两个引擎都叫 {offer.name!r}：请改 {info.name}.py 里的名字")
             found[offer.name] = offer
-    return {o.name: o for o in sorted(found.values(), key=lambda o: (o.dtype != "float32", o.name))}
+    return {o.name: o for o in sorted(found.values(), key=lambda o: (DTYPES.index(o.dtype), o.name))}
 
 
 def available() -> list[str]:

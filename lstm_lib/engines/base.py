@@ -193,8 +193,8 @@ class Offer:
     """一个模块提供的一种引擎。
 
     ``name`` 是键（命令行与代码里用），``title`` 是表里显示的名字；``make(network)`` 造出引擎；
-    ``dtype`` 是 LSTM 权重的类型，"float32" 或 "int8"（线性层：本书的 C 也是 int8，别家仍是 float32）；``packages`` 是要装的包；``ours`` 说
-    是不是本书自己写的。
+    ``dtype`` 是 LSTM 权重的类型，"float32"、"float16" 或 "int8"（线性层：本书的 C 与 LSTM 一样，别家仍是 float32）；
+    ``packages`` 是要装的包；``ours`` 说是不是本书自己写的。
     ``load(*paths)`` 由已经导出的模型文件造引擎，没有这个本事的是 None；``suffixes`` 是那些文件的扩展名。
     ``chain(network, stft)`` 造出自带 STFT 的整条增强链（见 ``enhance.streaming.Chain``），没有的是 None。
     """

@@ -19,7 +19,11 @@ from lstm_lib.enhance import rnnoise
 from lstm_lib.native import NativeLSTM
 from lstm_lib.waves import BLOCK, SAMPLE_RATE
 
-TOLERANCE = {"float32": 1e-4, "int8": 0.05}  # 与 NumPy 的链相差多少算是同一条链；输入的满幅是 ±1
+TOLERANCE = {
+    "float32": 1e-4,
+    "float16": 2e-3,
+    "int8": 0.05,
+}  # 与 NumPy 的链相差多少算是同一条链；输入的满幅是 ±1
 HOUR = 3600
 QUARTILES = [25, 50, 75]
 SCATTER = 0.3  # 四分位的宽度超过中位数的这么多，就提醒
@@ -114,7 +118,7 @@ def _table(made: Sequence[Entrant], times: np.ndarray) -> Table:
 
 def _parts(network: Any, made: Sequence[Entrant], rounds: int) -> Table | None:
     """本书的 C 拆开看：LSTM 的内核一帧、整条链一次一个帧移、整条链成块送（离线），都是一个帧移的微秒数。"""
-    ours = [e for e in made if e.name in ("c", "c-int8")]
+    ours = [e for e in made if e.name in ("c", "c-float16", "c-int8")]
     if not ours:
         return None
     # 一份不到一毫秒：比系统换着跑的时间片短，忙的机器上中位数也还量得准

@@ -9,6 +9,7 @@ import numpy as np
 from lstm_lib.engines.base import Engine, Network, Offer, State
 from lstm_lib.formats import network_file
 from lstm_lib.native import NativeEnhancer, NativeNetwork, Stream
+from lstm_lib.native.quantize import check_half
 
 
 class NativeState(NamedTuple):
@@ -59,7 +60,15 @@ def encode(network: Network, stft: network_file.STFT | None = None) -> bytes:
     return network_file.encode(network.lstm, network.weight, network.bias, network.sigmoid, stft)
 
 
+def check(network: Network, dtype: str) -> None:
+    """float16 放不下的权重，在进 C 之前就连名字与值一起说出来。"""
+    if dtype == "float16":
+        weights = {k: w for k, w in network.lstm.parameters.items() if k.startswith("weight_")}
+        check_half(weights if network.weight is None else weights | {"线性层的 weight": network.weight})
+
+
 def make(network: Network, dtype: str) -> NativeEngine:
+    check(network, dtype)
     return NativeEngine(NativeNetwork(encode(network), network.lstm.config, dtype))
 
 
@@ -70,6 +79,7 @@ def load(path: str | Path, dtype: str) -> NativeEngine:
 
 
 def chain(network: Network, stft: network_file.STFT, dtype: str) -> NativeEnhancer:
+    check(network, dtype)
     return NativeEnhancer(encode(network, stft), dtype)
 
 
@@ -87,4 +97,8 @@ def offer(name: str, title: str, dtype: str) -> Offer:
     )
 
 
-OFFERS = [offer("c", "本书 C", "float32"), offer("c-int8", "本书 C int8", "int8")]
+OFFERS = [
+    offer("c", "本书 C", "float32"),
+    offer("c-float16", "本书 C float16", "float16"),
+    offer("c-int8", "本书 C int8", "int8"),
+]

@@ -129,7 +129,7 @@ def rows(engines: Sequence[Engine], times: np.ndarray, unit: float) -> list[list
 
 
 def fastest(engines: Sequence[Engine], times: np.ndarray, dtype: str, ours: bool = False) -> int:
-    """某一类（float32 或 int8，对手或本书）里中位数最小的引擎的编号。"""
+    """某一类（float32、float16 或 int8，对手或本书）里中位数最小的引擎的编号。"""
     medians = np.median(times, axis=1)
     able = [
         k for k, e in enumerate(engines) if e.dtype == dtype and e.ours == ours and not np.isnan(medians[k])

@@ -1,4 +1,4 @@
-"""C 内核上的 LSTM：与 :class:`lstm_lib.lstm.LSTM` 同一副面孔，float32 或 int8。
+"""C 内核上的 LSTM：与 :class:`lstm_lib.lstm.LSTM` 同一副面孔，float32、float16 或 int8。
 
 >>> fast = NativeLSTM(lstm, dtype="int8")
 >>> y, (h, c) = fast(x, state)
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from lstm_lib.lstm import LSTM, conventions, weight_file
 from lstm_lib.lstm.conventions import State
 from lstm_lib.lstm.layouts import LSTMConfig
-from lstm_lib.native.build import LEVEL_NUMBERS, NativeBuildError
+from lstm_lib.native.build import KINDS, LEVEL_NUMBERS, NativeBuildError
 from lstm_lib.native.enhancer import NativeEnhancer, complaint
 from lstm_lib.native.library import (
     aligned,
@@ -27,7 +27,7 @@ from lstm_lib.native.library import (
     load_steps,
     load_traps,
 )
-from lstm_lib.native.quantize import quantize_rows
+from lstm_lib.native.quantize import check_half, quantize_rows
 
 __all__ = [
     "NativeBuildError",
@@ -47,6 +47,7 @@ __all__ = [
 
 FLOAT32 = np.dtype(np.float32)
 Source = LSTM | bytes | bytearray | memoryview | str | Path  # 权重从哪里来
+HALF_NAMES = ("weight_ih", "weight_hh")  # float16 时存成半精度的；偏置与投影仍是 float32
 INT8_COLUMNS = 2**16  # 再宽，255·127·K 就可能超出 int32
 
 
@@ -58,11 +59,11 @@ class NativeLSTM:
 
     参数:
         lstm: ``LSTM``、权重文件的字节（格式见 ``lstm.weight_file``）或权重文件的路径；损坏的数据在进 C 之前就被拒绝
-        dtype: "float32"，或 "int8"（权重逐行量化，输入逐帧量化，门仍用浮点）
+        dtype: "float32"；"float16"（权重存成半精度，读时展宽，乘加仍是 float32）；"int8"（权重逐行量化，输入逐帧量化，门仍用浮点）
         level: 指令集级别，缺省取机器支持的最高一级，见 ``levels()``
         flags: 额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用
     抛出:
-        ValueError: 不是 LSTM；带窥视孔或截幅，C 内核没有这两样；级别这台机器没有
+        ValueError: 不是 LSTM；带窥视孔或截幅，C 内核没有这两样；级别这台机器没有；有的权重半精度放不下
         NativeBuildError: 没有能用的 C 编译器；它也是 ``OSError``
     """
 
@@ -73,9 +74,11 @@ class NativeLSTM:
         level: str | None = None,
         flags: tuple[str, ...] = (),
     ) -> None:
-        if dtype not in ("float32", "int8"):
-            raise ValueError(f"dtype 应为 'float32' 或 'int8'，得到 {dtype!r}")
+        if dtype not in KINDS:
+            raise ValueError(f"dtype 应为 'float32'、'float16' 或 'int8'，得到 {dtype!r}")
         lstm = _read(lstm)
+        if dtype == "float16":
+            check_half({k: w for k, w in lstm.parameters.items() if k.startswith(HALF_NAMES)})
         self._open(lstm.config, weight_file.encode(lstm.config, lstm.parameters), dtype, level, flags)
         # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
         self._source = None if lstm.initial_state is None else lstm
@@ -169,7 +172,7 @@ class NativeNetwork(NativeLSTM):
     """LSTM 加线性层（与 sigmoid），都在 C 里算；只走单个序列。
 
     data：整个网络的文件（版本 2，格式见 ``formats.network_file``）的字节，``config`` 是其中 LSTM 的配置。
-    dtype 是 "int8" 时线性层也是 int8。
+    dtype 是 "int8" 或 "float16" 时线性层的权重也是。
     """
 
     def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
@@ -209,9 +212,9 @@ def activation(name: str, x: ArrayLike, level: str | None = None) -> np.ndarray:
 class Cell:
     """一层一个方向打包好的权重，各数组一维，含义见 lstm.h 的 ``lstm_cell``；没有的是 None。"""
 
-    def __init__(self, ffi: Any, struct: Any, quantized: bool, width: int, keep: np.ndarray) -> None:
+    def __init__(self, ffi: Any, struct: Any, kind: int, width: int, keep: np.ndarray) -> None:
         rows = 4 * (struct.wide * width + struct.narrow * 4)
-        pad = 3 if quantized else 0
+        pad = 3 if kind == KINDS["int8"] else 0
         columns = sum((size + pad) & ~pad for size in (struct.input_size, struct.output_size))
 
         def view(pointer: Any, count: int, dtype: str) -> np.ndarray | None:
@@ -221,7 +224,7 @@ class Cell:
             return keep[start : start + count * np.dtype(dtype).itemsize].view(dtype)
 
         self.wide, self.narrow, self.backward = struct.wide, struct.narrow, bool(struct.backward)
-        self.weight = view(struct.weight, rows * columns, "i1" if quantized else "f4")
+        self.weight = view(struct.weight, rows * columns, ("f4", "i1", "f2")[kind])
         self.bias = view(struct.bias, rows, "f4")
         self.scale, self.offset = view(struct.scale, 2 * rows, "f4"), view(struct.offset, 2 * rows, "i4")
         self.projection = view(struct.projection, struct.hidden_size * struct.output_size, "f4")
@@ -236,7 +239,7 @@ class Cell:
 def open_model(ffi: Any, lib: Any, data: bytes, level: str, dtype: str) -> tuple[Any, np.ndarray]:
     """权重文件的字节 → （C 的 ``lstm_model``，它住的内存）；检查、打包、量化都在 C 里（model.c）。"""
     error, source = ffi.new("lstm_error *"), ffi.from_buffer(data)
-    arguments = (source, len(data), LEVEL_NUMBERS[level], dtype == "int8")
+    arguments = (source, len(data), LEVEL_NUMBERS[level], KINDS[dtype])
     size = lib.lstm_model_bytes(*arguments, error)
     if size >= 0:
         memory = aligned(size, np.uint8)

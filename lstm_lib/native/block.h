@@ -13,6 +13,9 @@ typedef int8_t FN(ub) __attribute__((vector_size(4 * V), aligned(1), may_alias))
 #define LOAD(p) ((vf) * (const FN(uf) *)(p))
 #define LOADI(p) ((vi) * (const FN(ui) *)(p))
 #define STORE(p, v) (*(FN(uf) *)(p) = (v))
+/* 一个数复制到每一道。减零什么也不改（-0 也是），编译器就省掉它，只剩一条从内存复制的读；
+ * 加零会把 -0 变成 0，省不掉，还要占一次乘加的口。 */
+#define SPLAT(s) ((s) - (vf){0})
 
 /* 只为章节里的对比：逐个调用数学库。平时 LIBM_GATES 是 0，编译器会整段删掉。 */
 INLINE vf FN(libm_tanh)(vf x) {
@@ -51,29 +54,34 @@ INLINE void FN(update)(const vf a[4], float *c, float *h) {
 }
 // [/门的更新]
 
+/* 一列里第 gate 个门的 V 个权重；一个权重 item 字节：4 是 float，2 是半精度，在寄存器里展宽 */
+INLINE vf FN(weight)(const char *w, int gate, int item) {
+    const char *p = w + gate * V * item;
+    return item == 2 ? FN(widen)((const uint16_t *)p) : LOAD(p);
+}
+
 // [浮点点积]
-/* n 帧一起算：权重读一次，用 n 次。n 是编译期常数，acc 全部住在寄存器里。 */
-INLINE const float *FN(dot)(const float *w, int size, const float *x, int64_t stride, int n,
-                            vf acc[][4]) {
-    for (int k = 0; k < size; k++, w += 4 * V)
+/* n 帧一起算：权重读一次，用 n 次。n 与 item 是编译期常数，acc 全部住在寄存器里。 */
+INLINE void FN(dot)(const char *w, int item, int size, const float *x, int64_t stride, int n,
+                    vf acc[][4]) {
+    for (int k = 0; k < size; k++, w += 4 * V * item)
         for (int gate = 0; gate < 4; gate++) {
-            const vf weight = LOAD(w + gate * V);
+            const vf weight = FN(weight)(w, gate, item);
             for (int j = 0; j < n; j++)
-                acc[j][gate] = FN(fma)(weight, (vf){0} + x[j * stride + k], acc[j][gate]);
+                acc[j][gate] = FN(fma)(weight, SPLAT(x[j * stride + k]), acc[j][gate]);
         }
-    return w;
 }
 // [/浮点点积]
 
 // [单帧点积]
 /* 只有一帧时，四条累加链盖不住乘加的延迟：相邻的两块一起走，链就有八条；每条链里的次序与上面一样。 */
-INLINE void FN(dot_pair)(const float *w, const float *next, int size, const float *x,
+INLINE void FN(dot_pair)(const char *w, const char *next, int item, int size, const float *x,
                          vf acc[2][4]) {
-    for (int k = 0; k < size; k++, w += 4 * V, next += 4 * V) {
-        const vf value = (vf){0} + x[k];
+    for (int k = 0; k < size; k++, w += 4 * V * item, next += 4 * V * item) {
+        const vf value = SPLAT(x[k]);
         for (int gate = 0; gate < 4; gate++) {
-            acc[0][gate] = FN(fma)(LOAD(w + gate * V), value, acc[0][gate]);
-            acc[1][gate] = FN(fma)(LOAD(next + gate * V), value, acc[1][gate]);
+            acc[0][gate] = FN(fma)(FN(weight)(w, gate, item), value, acc[0][gate]);
+            acc[1][gate] = FN(fma)(FN(weight)(next, gate, item), value, acc[1][gate]);
         }
     }
 }
@@ -121,26 +129,27 @@ INLINE int64_t FN(block_start)(int unit, int part, const rows *in) {
 
 /* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；rows 的第 at 行起共 n 行。 */
 INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
-                        int n, int quantized, vf acc[][4]) {
+                        int n, int kind, vf acc[][4]) {
     const int64_t start = FN(block_start)(unit, part, in);
-    if (quantized) {
+    if (kind == LSTM_INT8) {
         const int64_t row = 4 * (in->parts * (int64_t)unit + part * V);
         FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size,
                      in->step + at, n, cell->offset + row, cell->scale + row, acc);
     } else {
-        FN(dot)((const float *)cell->weight + start, in->size, in->f + at * in->stride, in->stride,
-                n, acc);
+        const int item = ITEM(kind);
+        FN(dot)((const char *)cell->weight + start * item, item, in->size, in->f + at * in->stride,
+                in->stride, n, acc);
     }
 }
 
 // [一块]
 /* 输入投影：n 行的 b + W x 存进 pre，留给后面逐帧的循环。 */
 INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int64_t at, int n,
-                             int quantized, float *pre, int64_t units) {
+                             int kind, float *pre, int64_t units) {
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++) acc[j][gate] = LOAD(cell->bias + 4 * unit + gate * V);
-    FN(product)(cell, unit, 0, x, at, n, quantized, acc);
+    FN(product)(cell, unit, 0, x, at, n, kind, acc);
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
             STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
@@ -148,15 +157,15 @@ INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int
 
 /* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。n 个序列一起走。 */
 INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
-                             int64_t at, int n, int quantized, const float *pre, float *c,
-                             float *next, int64_t units) {
+                             int64_t at, int n, int kind, const float *pre, float *c, float *next,
+                             int64_t units) {
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
             acc[j][gate] =
                 LOAD((pre ? pre + 4 * (at + j) * units : cell->bias) + 4 * unit + gate * V);
-    if (!pre) FN(product)(cell, unit, 0, x, at, n, quantized, acc);
-    FN(product)(cell, unit, 1, h, at, n, quantized, acc);
+    if (!pre) FN(product)(cell, unit, 0, x, at, n, kind, acc);
+    FN(product)(cell, unit, 1, h, at, n, kind, acc);
     for (int j = 0; j < n; j++)
         FN(update)(acc[j], c + (at + j) * units + unit, next + (at + j) * h->stride + unit);
 }
@@ -164,52 +173,55 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, con
 
 /* 只有一个序列的一步，浮点：unit 起的两个块一起走（见 dot_pair） */
 INLINE void FN(advance_pair)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
-                             const float *pre, float *c, float *next) {
-    const float *w = cell->weight, *from = (pre ? pre : cell->bias) + 4 * (int64_t)unit;
+                             int kind, const float *pre, float *c, float *next) {
+    const char *w = cell->weight;
+    const int item = ITEM(kind);
+    const float *from = (pre ? pre : cell->bias) + 4 * (int64_t)unit;
     vf acc[2][4];
     for (int gate = 0; gate < 4; gate++) {
         acc[0][gate] = LOAD(from + gate * V);
         acc[1][gate] = LOAD(from + (4 + gate) * V);
     }
-    if (!pre)
-        FN(dot_pair)(w + FN(block_start)(unit, 0, x), w + FN(block_start)(unit + V, 0, x), x->size,
-                     x->f, acc);
-    FN(dot_pair)(w + FN(block_start)(unit, 1, h), w + FN(block_start)(unit + V, 1, h), h->size,
-                 h->f, acc);
+    for (int part = pre ? 1 : 0; part < 2; part++) {
+        const rows *in = part ? h : x;
+        FN(dot_pair)(w + FN(block_start)(unit, part, in) * item,
+                     w + FN(block_start)(unit + V, part, in) * item, item, in->size, in->f, acc);
+    }
     FN(update)(acc[0], c + unit, next + unit);
     FN(update)(acc[1], c + unit + V, next + unit + V);
 }
 
 /* 把 count 行分成 MOST、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。 */
-INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
-                        int quantized, float *pre, int64_t units) {
+INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
+                        float *pre, int64_t units) {
     int64_t at = 0;
     for (; count - at >= MOST; at += MOST)
-        FN(project_some)(cell, unit, x, at, MOST, quantized, pre, units);
-    for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, quantized, pre, units);
-    for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, quantized, pre, units);
+        FN(project_some)(cell, unit, x, at, MOST, kind, pre, units);
+    for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, kind, pre, units);
+    for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, kind, pre, units);
 }
 
-/* 线性层用的两个入口：quantized 是编译期常数，各编译成一份 */
-static void FN(project_float)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
-                              float *pre, int64_t units) {
-    FN(project)(cell, unit, x, count, 0, pre, units);
-}
-static void FN(project_int8)(const lstm_cell *cell, int unit, const rows *x, int64_t count,
-                             float *pre, int64_t units) {
-    FN(project)(cell, unit, x, count, 1, pre, units);
+/* 线性层用的入口：kind 在这里变成编译期常数，三种各编译一份 */
+static void FN(project_any)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
+                            float *pre, int64_t units) {
+    if (kind == LSTM_INT8)
+        FN(project)(cell, unit, x, count, LSTM_INT8, pre, units);
+    else if (kind == LSTM_FLOAT16)
+        FN(project)(cell, unit, x, count, LSTM_FLOAT16, pre, units);
+    else
+        FN(project)(cell, unit, x, count, LSTM_FLOAT32, pre, units);
 }
 
 INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
-                        int64_t count, int quantized, const float *pre, float *c, float *next,
+                        int64_t count, int kind, const float *pre, float *c, float *next,
                         int64_t units) {
     int64_t at = 0;
     for (; count - at >= MOST; at += MOST)
-        FN(advance_some)(cell, unit, x, h, at, MOST, quantized, pre, c, next, units);
+        FN(advance_some)(cell, unit, x, h, at, MOST, kind, pre, c, next, units);
     for (; count - at >= 2; at += 2)
-        FN(advance_some)(cell, unit, x, h, at, 2, quantized, pre, c, next, units);
+        FN(advance_some)(cell, unit, x, h, at, 2, kind, pre, c, next, units);
     for (; count - at >= 1; at += 1)
-        FN(advance_some)(cell, unit, x, h, at, 1, quantized, pre, c, next, units);
+        FN(advance_some)(cell, unit, x, h, at, 1, kind, pre, c, next, units);
 }
 
 // [四点变换]
@@ -248,4 +260,5 @@ INLINE void FN(fft_row)(const float *xr, const float *xi, int step, const float 
 #undef LOAD
 #undef LOADI
 #undef STORE
+#undef SPLAT
 #undef FN

@@ -26,9 +26,10 @@ COMPILE = ["-std=gnu11", "-O3", "-fPIC", "-ffp-contract=off", "-Wno-psabi"]
 Job = tuple[Path, list[str]]  # 一个 C 文件与它的编译选项
 X86: dict[str, list[str]] = {
     "portable": [],
-    "avx2": ["-mavx2", "-mfma"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "avx512": [
-        *("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+        *("-mavx2", "-mfma", "-mf16c"),
+        *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
         "-mprefer-vector-width=512",
     ],
 }
@@ -36,6 +37,7 @@ ARM: dict[str, list[str]] = {"portable": [], "neon_dot": ["-march=armv8.2-a+dotp
 WASM: dict[str, list[str]] = {"wasm": ["-msimd128"], "wasm_relaxed": ["-msimd128", "-mrelaxed-simd"]}
 # lstm.h 里的编号
 LEVEL_NUMBERS = {"portable": 0, "avx2": 1, "avx512": 2, "neon_dot": 3, "wasm": 4, "wasm_relaxed": 5}
+KINDS = {"float32": 0, "int8": 1, "float16": 2}  # 权重怎样存，同样照 lstm.h
 
 
 class NativeBuildError(OSError):

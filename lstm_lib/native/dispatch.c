@@ -51,7 +51,7 @@ static const lstm_level *const levels[LSTM_LEVELS] = {
 static int cpu_has(int level) {
     unsigned a, b, c, d, low, high;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return 0;
-    const unsigned need = 1u << 12 | 1u << 27 | 1u << 28; /* FMA、OSXSAVE、AVX */
+    const unsigned need = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29; /* FMA、OSXSAVE、AVX、F16C */
     if ((c & need) != need) return 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); /* 操作系统是否保存这些寄存器 */
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;

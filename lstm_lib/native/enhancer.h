@@ -24,7 +24,7 @@ typedef struct enhancer enhancer;
 
 typedef struct {
     int32_t level;    /* 指令集级别；-1：取这台机器支持的最高一级 */
-    int32_t quantize; /* 1：浮点的权重也量化成 int8 */
+    int32_t quantize; /* 浮点的权重怎样存：LSTM_FLOAT32、LSTM_INT8 或 LSTM_FLOAT16 */
     int32_t
         group; /* 一次最多几个帧移一起算，1…256；0：缺省。多了快（离线），少了省内存；结果一样 */
 } enhancer_options;

@@ -1,4 +1,4 @@
-/* 随指令集而变的只有四样：4 字节点积、融合乘加、NaN 不丢的截断、把非规格化数当零的开关。
+/* 随指令集而变的只有五样：4 字节点积、融合乘加、半精度的展宽、NaN 不丢的截断、把非规格化数当零的开关。
  * 其余都用向量扩展写成同一份。
  *
  * 这一遍编译的是哪个级别，看 LEVEL，不看 __AVX2__ 之类的宏：几个级别写在同一个文件里的时候（两个文件的发行版），
@@ -136,6 +136,32 @@ INLINE v4f fma_4(v4f a, v4f b, v4f c) { return a * b + c; }
 #endif
 // [/融合乘加]
 
+// [半精度]
+/* 四个半精度数（IEEE binary16：1 位符号、5 位指数、10 位尾数）展宽成 float，一位不差，非规格化数也是。
+ * 这几条指令不看上面说的“当零”的开关。不会遇到 NaN 与无穷：打包时已经拒绝。 */
+typedef uint16_t v4h __attribute__((vector_size(8), aligned(2), may_alias));
+#if ISA == AT_avx512 || ISA == AT_avx2
+INLINE v4f widen_4(const uint16_t *p) {
+    return (v4f)_mm_cvtph_ps(_mm_loadl_epi64((const __m128i *)p));
+}
+#elif defined(__aarch64__)
+INLINE v4f widen_4(const uint16_t *p) { return (v4f)vcvt_f32_f16((float16x4_t)vld1_u16(p)); }
+#else
+/* 没有这种指令：尾数与指数移到 float 的位置，指数再加上 127 - 15。指数是 0 的没有隐含的 1，这样得到的是
+ * v = 2⁻¹⁵(1 + m)，应是 2⁻¹⁴m = 2v - 2⁻¹⁴。别的 v 不小于 2⁻¹⁴，2v - 2⁻¹⁴ 不比它小：所以都取两者中小的。 */
+INLINE v4f widen_4(const uint16_t *p) {
+#if defined(__SSE2__)
+    const v4i bits = (v4i)_mm_unpacklo_epi16((__m128i){0}, _mm_loadl_epi64((const __m128i *)p));
+#else
+    const v4i bits = __builtin_convertvector(*(const v4h *)p, v4i) << 16;
+#endif
+    const v4i sign = bits & INT32_MIN;
+    const v4f v = (v4f)(((bits ^ sign) >> 3) + (112 << 23));
+    return (v4f)((v4i)min_4(v, v + v - 0x1p-14f) | sign);
+}
+#endif
+// [/半精度]
+
 #if ISA == AT_avx512
 #define WIDE 16
 typedef float v16f __attribute__((vector_size(64)));
@@ -146,6 +172,9 @@ INLINE v16i dot4_16(v16i acc, v64b w, int32_t x) {
 }
 INLINE v16f fma_16(v16f a, v16f b, v16f c) {
     return (v16f)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+INLINE v16f widen_16(const uint16_t *p) {
+    return (v16f)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
 }
 INLINE v16f min_16(v16f limit, v16f x) { return (v16f)_mm512_min_ps((__m512)limit, (__m512)x); }
 INLINE v16f max_16(v16f limit, v16f x) { return (v16f)_mm512_max_ps((__m512)limit, (__m512)x); }
@@ -161,6 +190,9 @@ INLINE v8i dot4_8(v8i acc, v32b w, int32_t x) {
 }
 INLINE v8f fma_8(v8f a, v8f b, v8f c) {
     return (v8f)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+INLINE v8f widen_8(const uint16_t *p) {
+    return (v8f)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
 }
 INLINE v8f min_8(v8f limit, v8f x) { return (v8f)_mm256_min_ps((__m256)limit, (__m256)x); }
 INLINE v8f max_8(v8f limit, v8f x) { return (v8f)_mm256_max_ps((__m256)limit, (__m256)x); }

@@ -16,6 +16,7 @@
 #define INLINE static inline __attribute__((always_inline, unused))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define MAX(a, b) ((a) > (b) ? (a) : (b))
+#define ITEM(kind) ((kind) == LSTM_FLOAT16 ? 2 : 4) /* 一个浮点的权重几字节 */
 
 /* 快速 tanh 的截断点与系数 */
 #define LIMIT 8.05039406f /* 到这里为止输出都不超过 1，而且离 1 最近 */
@@ -107,7 +108,7 @@ static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *b
     }
     w->chunk = MIN(frames, MAX(1, CHUNK / batch));
     const int64_t many = w->chunk * batch, between = net->layers > 1 ? frames * batch * widest : 0;
-    const int quantized = net->quantized;
+    const int quantized = net->quantized == LSTM_INT8;
 /* w 的一段草稿，64 字节对齐 */
 #define PIECE(field, bytes)                                                                        \
     (w->field = base ? (void *)(base + used) : NULL, used += ((int64_t)(bytes) + 63) / 64 * 64)
@@ -139,9 +140,10 @@ INLINE int first_unit(const lstm_cell *cell, int block) {
 
 // [一层]
 /* 一层、一个方向、frames 帧、batch 个序列。x：[frames][batch][input_size]；y 的行距是 y_stride。 */
-INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x, int64_t frames,
+INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int64_t frames,
                      int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
-    const int columns = cell->input_size, size = cell->output_size, pad = quantized ? 3 : 0;
+    const int quantized = kind == LSTM_INT8, pad = quantized ? 3 : 0;
+    const int columns = cell->input_size, size = cell->output_size;
     const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
     const int blocks = cell->wide + cell->narrow;
     const int pairs = quantized || batch > 1 ? 0 : cell->wide / 2, items = blocks - pairs;
@@ -157,9 +159,9 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
         for (int block = 0; frames > 1 && block < blocks; block++) {
             const int unit = first_unit(cell, block);
             if (block < cell->wide)
-                WIDE_FN(project)(cell, unit, &in, many * batch, quantized, w->pre, w->units);
+                WIDE_FN(project)(cell, unit, &in, many * batch, kind, w->pre, w->units);
             else
-                project_4(cell, unit, &in, many * batch, quantized, w->pre, w->units);
+                project_4(cell, unit, &in, many * batch, kind, w->pre, w->units);
         }
         for (int64_t t = 0; t < many; t++) {
             const int64_t at = cell->backward ? many - 1 - t : t;
@@ -174,12 +176,12 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
                 const int item = *turn & 1 ? items - 1 - k : k, block = item + pairs;
                 const int unit = first_unit(cell, item < pairs ? 2 * item : block);
                 if (item < pairs)
-                    WIDE_FN(advance_pair)(cell, unit, &in, &h, pre, w->c, w->next);
+                    WIDE_FN(advance_pair)(cell, unit, &in, &h, kind, pre, w->c, w->next);
                 else if (block < cell->wide)
-                    WIDE_FN(advance)(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next,
+                    WIDE_FN(advance)(cell, unit, &in, &h, batch, kind, pre, w->c, w->next,
                                      w->units);
                 else
-                    advance_4(cell, unit, &in, &h, batch, quantized, pre, w->c, w->next, w->units);
+                    advance_4(cell, unit, &in, &h, batch, kind, pre, w->c, w->next, w->units);
             }
             *turn ^= 1;
             if (cell->projection)
@@ -197,14 +199,20 @@ INLINE void run_cell(const lstm_cell *cell, const int quantized, const float *x,
 }
 // [/一层]
 
+/* 三种权重各编译一份 */
 static void run_float(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
                       int64_t y_stride, work *w, int32_t *turn) {
-    run_cell(cell, 0, x, frames, batch, y, y_stride, w, turn);
+    run_cell(cell, LSTM_FLOAT32, x, frames, batch, y, y_stride, w, turn);
 }
 
 static void run_int8(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
                      int64_t y_stride, work *w, int32_t *turn) {
-    run_cell(cell, 1, x, frames, batch, y, y_stride, w, turn);
+    run_cell(cell, LSTM_INT8, x, frames, batch, y, y_stride, w, turn);
+}
+
+static void run_half(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
+                     int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(cell, LSTM_FLOAT16, x, frames, batch, y, y_stride, w, turn);
 }
 
 /* 用户的状态是紧排的，草稿里的补齐到整块；补出来的单元权重与偏置全零，c、h 恒为零，不影响别人。 */
@@ -216,7 +224,10 @@ static void copy_rows(float *to, int64_t to_stride, const float *from, int64_t f
 
 static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
     const lstm_net *net = s->net;
-    const int batch = s->batch;
+    const int batch = s->batch, kind = net->quantized;
+    __typeof__(run_float) *const one = kind == LSTM_INT8      ? run_int8
+                                       : kind == LSTM_FLOAT16 ? run_half
+                                                              : run_float;
     const uint64_t mode = flush_denormals();
     work w;
     carve(net, frames, batch, s->scratch, &w);
@@ -230,8 +241,8 @@ static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
             memset(w.c, 0, (size_t)(batch * w.units) * 4);
             copy_rows(w.h, w.h_stride, h, size, size, batch);
             copy_rows(w.c, w.units, c, hidden, hidden, batch);
-            (net->quantized ? run_int8 : run_float)(cell, x, frames, batch, out + direction * size,
-                                                    (int64_t)size * net->directions, &w, &s->turn);
+            one(cell, x, frames, batch, out + direction * size, (int64_t)size * net->directions, &w,
+                &s->turn);
             copy_rows(h, size, w.h, w.h_stride, size, batch);
             copy_rows(c, hidden, w.c, w.units, hidden, batch);
             h += (int64_t)batch * size, c += (int64_t)batch * hidden;
@@ -261,7 +272,8 @@ APPLY(sigmoid)
 static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t rows, char *base,
                            work *w) {
     const int64_t units = (int64_t)layer->wide * WIDE + (int64_t)layer->narrow * 4;
-    const int64_t columns = net->quantized ? ((int64_t)layer->input_size + 3) / 4 * 4 : 0;
+    const int quantized = net->quantized == LSTM_INT8;
+    const int64_t columns = quantized ? ((int64_t)layer->input_size + 3) / 4 * 4 : 0;
     int64_t used = 0;
     w->units = units;
     PIECE(pre, rows * units * 16);
@@ -283,7 +295,8 @@ static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t 
 static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmoid, const float *x,
                   float *y, int64_t count, void *scratch) {
     const uint64_t mode = flush_denormals();
-    const int columns = layer->input_size, quantized = net->quantized, pad = quantized ? 3 : 0;
+    const int kind = net->quantized, quantized = kind == LSTM_INT8, pad = quantized ? 3 : 0;
+    const int columns = layer->input_size;
     const int padded = (columns + pad) & ~pad;
     const int64_t units = layer->hidden_size, size = layer->output_size;
     work w;
@@ -293,11 +306,10 @@ static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmo
         w.x_step[j] = quantize(x + j * columns, columns, w.x_q + j * padded, padded);
     for (int block = 0; block < layer->wide + layer->narrow; block++) {
         const int unit = first_unit(layer, block);
-        if (block >= layer->wide)
-            (quantized ? project_int8_4 : project_float_4)(layer, unit, &in, count, w.pre, w.units);
+        if (block < layer->wide)
+            WIDE_FN(project_any)(layer, unit, &in, count, kind, w.pre, w.units);
         else
-            (quantized ? WIDE_FN(project_int8) : WIDE_FN(project_float))(layer, unit, &in, count,
-                                                                         w.pre, w.units);
+            project_any_4(layer, unit, &in, count, kind, w.pre, w.units);
         for (int64_t j = 0; j < count; j++) {
             const float *from = w.pre + 4 * (j * w.units + unit);
             float *to = y + j * size;

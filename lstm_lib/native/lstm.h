@@ -1,7 +1,7 @@
 /* LSTM 内核的数据结构与入口。内存全归调用者（Python 里的 NumPy 数组）所有：C 里没有 malloc，没有全局变量，可重入。
  *
  * 各入口共同的约定：
- * 形状：按行存放，中括号里从外到内；数一律是 float（权重另有 int8），没有单位，就是喂给网络的那些数。
+ * 形状：按行存放，中括号里从外到内；数一律是 float（权重另有 int8 与半精度），没有单位，就是喂给网络的那些数。
  * 对齐：除了 scratch，都只要 4 字节对齐（weight 按 64 字节对齐最快）。各数组不许互相重叠。
  * 错误：没有错误码，也不查参数：形状、长度、级别由调用者事先查好（Python 里是 NativeLSTM），不合就越界读写。
  *       输入里有 NaN（int8 时无穷也算），输出就是 NaN：不会崩溃，也不会变成好看的数。
@@ -25,6 +25,9 @@ enum {
 /* 这个处理器（与操作系统）能不能跑 level 级：1 能；0 不能，或没有编译进来，或没有这个编号。
  * 别的函数都只许用查过能跑的级别。 */
 int lstm_level_supported(int level);
+
+/* 权重怎样存：原样；逐行量化成 int8；半精度（IEEE binary16，就近取偶），读进寄存器时展宽，乘加仍是 float */
+enum { LSTM_FLOAT32 = 0, LSTM_INT8 = 1, LSTM_FLOAT16 = 2 };
 // [/级别]
 
 // [结构]
@@ -33,7 +36,7 @@ typedef struct {
     int32_t input_size, hidden_size, output_size;
     int32_t wide, narrow; /* 宽块、窄块各多少：宽块 V 个隐藏单元，窄块 4 个，每个单元 4 个门 */
     int32_t backward;     /* 1：从最后一帧往前走 */
-    const void *weight;   /* 按块打包，块内先是乘 x 的、再是乘 h 的；float32 或 int8 */
+    const void *weight;   /* 按块打包，块内先是乘 x 的、再是乘 h 的；类型见 lstm_net 的 quantized */
     const float *bias;    /* [块][I F O G][V] */
     const float *scale;   /* int8 才有：每行的量化步长，[块][x h][I F O G][V] */
     /* int8 才有：每行的 -128·Σw，给 u8×s8 的点积指令扣除偏移；排法同 scale */
@@ -42,7 +45,8 @@ typedef struct {
 } lstm_cell;
 
 typedef struct {
-    int32_t level, quantized, layers, directions;
+    int32_t level, quantized, layers,
+        directions;         /* quantized：LSTM_FLOAT32、LSTM_INT8 或 LSTM_FLOAT16 */
     const lstm_cell *cells; /* [layers × directions] */
 } lstm_net;
 

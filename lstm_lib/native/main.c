@@ -44,6 +44,7 @@ static const char HELP[] =
     "  --raw          输入、输出都是裸 PCM，没有文件头，给了文件名也一样\n"
     "  --float        裸 PCM 是 32 位浮点（小端，满幅 ±1），不是 16 位整数\n"
     "  --int8         把 float32 的权重量化成 int8 来算：快几倍，结果略有不同\n"
+    "  --float16      把 float32 的权重存成半精度来算：内存少一半，结果差得很小\n"
     "  --level 级别   指令集：portable、avx2、avx512、neon_dot；默认取这台机器支持的最高一级\n"
     "  -q, --quiet    不在标准错误上写总结与提醒，只报错误\n"
     "  -h, --help     显示本帮助并退出\n"
@@ -801,14 +802,14 @@ static void run(const request *r, enhancer *first) {
                 "注意：%s 有 %lld 个样点超过满幅（峰值 %.2f），写成整数时被削平；请先把输入调小，"
                 "或改用浮点（裸 PCM 加 --float）。\n",
                 out.name, (long long)out.clipped, (double)out.peak);
+        static const char *const kinds[] = {"float32", "int8", "float16"};
         const double seconds = (double)read / facts.sample_rate;
         const double computed = (double)(clock->hops * hop) / facts.sample_rate;
         fprintf(stderr,
                 "%lld 帧（%.2f 秒，%d 声道），每帧用时中位 %.1f µs、最长 %.1f µs，实时率 "
                 "%.5f；%s，%s\n",
                 (long long)clock->hops, seconds, channels, median_time(clock), clock->worst,
-                clock->total / 1e6 / computed, facts.quantized ? "int8" : "float32",
-                level_names[facts.level]);
+                clock->total / 1e6 / computed, kinds[facts.quantized], level_names[facts.level]);
     }
     free(clock);
     if (!stopped) return;
@@ -850,7 +851,9 @@ static request parse(int count, char **arguments) {
         else if (!strcmp(a, "--float"))
             r.floats = 1;
         else if (!strcmp(a, "--int8"))
-            r.options.quantize = 1;
+            r.options.quantize = LSTM_INT8;
+        else if (!strcmp(a, "--float16"))
+            r.options.quantize = LSTM_FLOAT16;
         else if (!strcmp(a, "-q") || !strcmp(a, "--quiet"))
             r.quiet = 1;
         else if (!strcmp(a, "--level")) {

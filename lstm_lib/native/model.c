@@ -7,6 +7,7 @@
 enum { V1_HEADER = 64, V2_HEADER = 128, NARROW = 4 };
 enum { BIAS = 1, BATCH_FIRST = 2, BIDIRECTIONAL = 4, REVERSE = 8, HEAD_BIAS = 16, SIGMOID = 32 };
 enum { FLOAT32 = 1, FLOAT64 = 2, INT8 = 3 };
+#define HALF_LIMIT 65520.0f /* 从这里起，就近取偶得到的半精度是无穷 */
 
 const char *lstm_message(int32_t code) {
     static const char *const messages[LSTM_CODES] = {
@@ -33,6 +34,7 @@ const char *lstm_message(int32_t code) {
         [LSTM_MEMORY] = "内存不够",
         [LSTM_OPTION] = "选项的值不合理",
         [LSTM_SAMPLE] = "输入的样点里有 NaN、无穷大或大得离谱的数",
+        [LSTM_HALF_RANGE] = "权重太大，float16 最大到 65504：请用 float32 或 int8",
     };
     return code >= 0 && code < LSTM_CODES ? messages[code] : "未知的错误";
 }
@@ -82,7 +84,7 @@ typedef struct {
     int64_t header, data; /* 文件头与数据区的字节数 */
     uint32_t version, flags, input, hidden, layers, projection, dtype;
     uint32_t head, n_fft, hop, rate, first_bin;
-    int directions, quantized; /* quantized：打包成 int8 */
+    int directions, quantized; /* quantized：打包成哪一种 */
 } facts;
 
 static int fail(lstm_error *error, int32_t code, int64_t offset) {
@@ -178,10 +180,11 @@ static int read_header(const uint8_t *p, int64_t bytes, int quantize, facts *f, 
     f->data = (int64_t)expected;
     if (bytes - f->header < f->data) return fail(error, LSTM_SHORT, bytes);
     if (bytes - f->header > f->data) return fail(error, LSTM_TRAILING, f->header + f->data);
-    f->quantized = quantize || f->dtype == INT8;
+    if (quantize < LSTM_FLOAT32 || quantize > LSTM_FLOAT16) return fail(error, LSTM_OPTION, -1);
+    f->quantized = f->dtype == INT8 ? LSTM_INT8 : quantize;
     const double widest = fmax(f->input, (double)outputs(f) * f->directions);
     /* 再宽，int8 的整数和就可能超出 int32 */
-    if (f->quantized && widest > 65536) return fail(error, LSTM_SIZE, 20);
+    if (f->quantized == LSTM_INT8 && widest > 65536) return fail(error, LSTM_SIZE, 20);
     const int64_t wrong = f->version == 2 ? wrong_stft(f, p) : 0;
     return wrong ? fail(error, LSTM_STFT, wrong) : 1;
 }
@@ -215,14 +218,20 @@ static matrix take(const facts *f, int64_t *at, int64_t rows, int64_t columns, i
 }
 
 // [查每个数]
-static int check_matrix(const facts *f, const matrix *m, lstm_error *error) {
+/* weight：是会打包成半精度的那些，不是偏置与投影 */
+static int check_matrix(const facts *f, const matrix *m, int weight, lstm_error *error) {
     const int64_t count = m->rows * m->columns, size = m->dtype == FLOAT64 ? 8 : 4;
     if (m->dtype != INT8) {
         /* 版本 1 的浮点权重只是搬运：有 NaN，输出就是 NaN，看得见 */
         if (f->version == 1 && !f->quantized) return 1;
-        for (int64_t k = 0; k < count; k++)
-            if (!isfinite(size == 8 ? f64(m->values + 8 * k) : f32(m->values + 4 * k)))
+        const int half = weight && f->quantized == LSTM_FLOAT16;
+        for (int64_t k = 0; k < count; k++) {
+            const float value = size == 8 ? f64(m->values + 8 * k) : f32(m->values + 4 * k);
+            if (!isfinite(value))
                 return fail(error, LSTM_NOT_FINITE, m->values + size * k - f->file);
+            if (half && fabsf(value) >= HALF_LIMIT)
+                return fail(error, LSTM_HALF_RANGE, m->values + size * k - f->file);
+        }
         return 1;
     }
     for (const uint8_t *p = m->values; p < m->steps; p++) {
@@ -251,16 +260,30 @@ void lstm_split_units(int64_t hidden_size, int width, int32_t *wide, int32_t *na
         *narrow = (int32_t)((rest + NARROW - 1) / NARROW);
 }
 
-static int64_t padded(int64_t columns, int quantized) {
-    return quantized ? (columns + 3) / 4 * 4 : columns;
+static int64_t padded(int64_t columns, int kind) {
+    return kind == LSTM_INT8 ? (columns + 3) / 4 * 4 : columns;
 }
 
 // [打包]
+/* 就近取偶，舍入成半精度。绝对值小于 2⁻¹⁴ 的没有隐含的 1，一格是 2⁻²⁴，加上 0.5 正好让加法舍到这一格。 */
+static uint16_t to_half(float value) {
+    uint32_t bits, sign;
+    memcpy(&bits, &value, 4);
+    sign = bits >> 16 & 0x8000, bits &= 0x7fffffff;
+    if (bits < 0x38800000) {
+        float shifted = fabsf(value) + 0.5f;
+        memcpy(&bits, &shifted, 4);
+        return (uint16_t)(sign | (bits - 0x3f000000));
+    }
+    bits += 0xfff + (bits >> 13 & 1); /* 舍去 13 位：过半进一，正好一半取偶 */
+    return (uint16_t)(sign | ((bits >> 13) - (112 << 10)));
+}
+
 /* 一个矩阵的第 part 部分排进 cell：块 → 列（int8 时 4 列一组）→ 门 I F O G → 单元。
  * gates[k] 是内核的第 k 个门在文件里排第几；units 是每个门的行数；before、all 是本部分之前的列数与总列数。 */
 static void pack(lstm_cell *cell, const matrix *m, const int gates[4], int64_t units, int width,
-                 int quantized, int part, int parts, int64_t before, int64_t all) {
-    const int group = quantized ? 4 : 1;
+                 int kind, int part, int parts, int64_t before, int64_t all) {
+    const int quantized = kind == LSTM_INT8, group = quantized ? 4 : 1;
     for (int block = 0; block < cell->wide + cell->narrow; block++) {
         const int w = block < cell->wide ? width : NARROW;
         const int64_t unit = block < cell->wide ? (int64_t)block * width
@@ -284,10 +307,10 @@ static void pack(lstm_cell *cell, const matrix *m, const int gates[4], int64_t u
                 int32_t sum = 0;
                 for (int64_t k = 0; real && k < m->columns; k++) {
                     const int64_t here = at + k / group * group * 4 * w + k % group;
-                    if (!quantized) {
-                        ((float *)cell->weight)[here] = element(m, row, k);
-                        continue;
-                    }
+                    if (kind == LSTM_FLOAT32) ((float *)cell->weight)[here] = element(m, row, k);
+                    if (kind == LSTM_FLOAT16)
+                        ((uint16_t *)cell->weight)[here] = to_half(element(m, row, k));
+                    if (!quantized) continue;
                     float value = 0;
                     if (m->dtype != INT8)
                         value = fminf(fmaxf(rintf(element(m, row, k) / divisor), -127), 127);
@@ -321,12 +344,13 @@ static void pack_bias(lstm_cell *cell, const matrix *m, const int gates[4], int6
 }
 
 /* 给 cell 的各数组留地方；columns 是各部分补齐后的总列数 */
-static void reserve_cell(arena *a, lstm_cell *cell, int width, int quantized, int parts,
+static void reserve_cell(arena *a, lstm_cell *cell, int width, int kind, int parts,
                          int64_t columns) {
+    static const int item[] = {[LSTM_FLOAT32] = 4, [LSTM_INT8] = 1, [LSTM_FLOAT16] = 2};
     const int64_t rows = 4 * ((int64_t)cell->wide * width + (int64_t)cell->narrow * NARROW);
-    cell->weight = reserve(a, rows * columns, quantized ? 1 : 4);
+    cell->weight = reserve(a, rows * columns, item[kind]);
     cell->bias = reserve(a, rows, 4);
-    if (quantized) {
+    if (kind == LSTM_INT8) {
         cell->scale = reserve(a, rows * parts, 4);
         cell->offset = reserve(a, rows * parts, 4);
     }
@@ -389,9 +413,9 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
         if (f->flags & BIAS) bias = take(f, &at, 1, 4 * hidden, 0);
         if (f->projection) hr = take(f, &at, size_out, hidden, 0);
         if (check) {
-            if (!check_matrix(f, &ih, error) || !check_matrix(f, &hh, error)) return 0;
-            if (bias.values && !check_matrix(f, &bias, error)) return 0;
-            if (hr.values && !check_matrix(f, &hr, error)) return 0;
+            if (!check_matrix(f, &ih, 1, error) || !check_matrix(f, &hh, 1, error)) return 0;
+            if (bias.values && !check_matrix(f, &bias, 0, error)) return 0;
+            if (hr.values && !check_matrix(f, &hr, 0, error)) return 0;
             continue;
         }
         const int64_t x = padded(in, q), h = padded(size_out, q);
@@ -412,8 +436,8 @@ static int walk(const facts *f, int level, char *base, int check, int64_t *size,
         const matrix weight = take(f, &at, f->head, in, 1);
         matrix bias = {0};
         if (f->flags & HEAD_BIAS) bias = take(f, &at, 1, f->head, 0);
-        if (check &&
-            (!check_matrix(f, &weight, error) || (bias.values && !check_matrix(f, &bias, error))))
+        if (check && (!check_matrix(f, &weight, 1, error) ||
+                      (bias.values && !check_matrix(f, &bias, 0, error))))
             return 0;
         reserve_cell(&a, &cell, width, q, 1, padded(in, q));
         if (base && !check) {

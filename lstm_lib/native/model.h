@@ -31,6 +31,7 @@ enum {
     LSTM_MEMORY,      /* 内存不够 */
     LSTM_OPTION,      /* 选项的值不合理 */
     LSTM_SAMPLE,      /* 输入的样点里有 NaN、无穷或大得离谱的数 */
+    LSTM_HALF_RANGE,  /* 权重太大，半精度放不下 */
     LSTM_CODES
 };
 
@@ -55,7 +56,8 @@ typedef struct {
 } lstm_model;
 
 /* 打包之后要多少字节的内存；文件不能用时返回 -1，原因在 error。只查文件头与长度，不读数据区。
- * level：内核的级别；quantize：浮点的权重要不要量化成 int8（文件里已是 int8 的总是 int8）。 */
+ * level：内核的级别；quantize：浮点的权重在内存里怎样存，LSTM_FLOAT32、LSTM_INT8 或 LSTM_FLOAT16
+ * （文件里已是 int8 的总是 int8）。 */
 int64_t lstm_model_bytes(const void *file, int64_t bytes, int level, int quantize,
                          lstm_error *error);
 

@@ -1,7 +1,11 @@
-"""逐行对称量化：int8 权重的定义。C 里打包时做的（model.c）与这里逐位相同。"""
+"""int8 权重的定义，逐行对称量化：C 里打包时做的（model.c）与这里逐位相同；再就是哪些权重半精度放不下。"""
+
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+HALF_LIMIT = 65520  # 最大的半精度数 65504 再加半格
 
 
 def quantize_rows(weight: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
@@ -20,3 +24,21 @@ def quantize_rows(weight: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     scale = np.abs(weight).max(axis=1, initial=0) / np.float32(127)
     safe = np.where(scale > 0, scale, 1)[:, None]
     return np.clip(np.rint(weight / safe), -127, 127).astype(np.int8), scale
+
+
+def check_half(weights: Mapping[str, ArrayLike]) -> None:
+    """查权重存成半精度（IEEE binary16，就近取偶）之后是不是有限数。
+
+    参数:
+        weights: ``{名字: 数组}``，浮点
+    抛出:
+        ValueError: 有一个是 NaN、无穷大，或绝对值不小于 65520（舍入后成了无穷大）；消息里有名字与值
+    """
+    for name, weight in weights.items():
+        weight = np.asarray(weight, np.float32)
+        bad = ~(np.abs(weight) < HALF_LIMIT)  # NaN 也算
+        if bad.any():
+            value, advice = weight[bad][0], "请用 dtype='float32' 或 'int8'"
+            if not np.isfinite(value):
+                advice = "请检查训练出来的权重"
+            raise ValueError(f"权重 {name} 里有 {value:g}，float16 放不下（最大 65504）：{advice}")

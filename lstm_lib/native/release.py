@@ -11,11 +11,11 @@ from lstm_lib.native.build import HERE
 
 # 级别 → (要什么处理器、多新的编译器, GCC 与 Clang 的写法)
 TARGETS = {
-    "avx2": ("defined(__x86_64__)", "avx2,fma", "avx2,fma"),
+    "avx2": ("defined(__x86_64__)", "avx2,fma,f16c", "avx2,fma,f16c"),
     "avx512": (
         "defined(__x86_64__)",
-        "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512",
-        "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+        "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512",
+        "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
     ),
     "neon_dot": ("defined(__aarch64__)", "arch=armv8.2-a+dotprod", "dotprod"),
     "wasm": ("defined(__wasm_simd128__)", "simd128", "simd128"),

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lstm_lib.files import atomic_path, cache_dir
-from lstm_lib.native.build import HERE, WASM, NativeBuildError, compiler_version, run
+from lstm_lib.native.build import HERE, KINDS, WASM, NativeBuildError, compiler_version, run
 
 # 没有 Emscripten，也没有 Node：wasi 的 C 库只用到内存与数学函数，模块一个导入也没有
 TARGET = ["-target", "wasm32-wasi", "-mexec-model=reactor"]
@@ -200,7 +200,7 @@ class Instance:
 class WasmEnhancer:
     """整条增强链在 WebAssembly 里，与 :class:`~lstm_lib.native.NativeEnhancer` 同一副面孔，一路单声道。
 
-    source：整个网络的文件（版本 2）的字节或路径；dtype："float32"、"int8" 或 None（照文件里存的）。
+    source：整个网络的文件（版本 2）的字节或路径；dtype："float32"、"float16"、"int8" 或 None（照文件里存的）。
     level："wasm" 或 "wasm_relaxed"；group：一次最多几个帧移一起算（1–256），结果逐位相同，网页用 1。
 
     输出比输入晚 ``latency - hop`` 个样点。``rate`` 的单位是 Hz，``hop``、``latency`` 是样点。
@@ -213,18 +213,18 @@ class WasmEnhancer:
         level: str = "wasm_relaxed",
         group: int = 16,
     ) -> None:
-        if dtype not in (None, "float32", "int8"):
-            raise ValueError(f"dtype 应为 'float32'、'int8' 或 None，得到 {dtype!r}")
+        if dtype not in (None, *KINDS):
+            raise ValueError(f"dtype 应为 'float32'、'float16'、'int8' 或 None，得到 {dtype!r}")
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         self.level, self.instance = level, Instance(level)
         self._group, self._opened = group, (data, dtype)
-        self._chain = self.instance.open("open", data, int(dtype == "int8"), group)
+        self._chain = self.instance.open("open", data, KINDS[dtype or "float32"], group)
         raw = self.instance.read(self.instance.call("info", self._chain), 1, FACTS)[0]
         self.facts = facts = Facts(*(int(value) for value in raw))
         self.rate, self.hop, self.latency = facts.sample_rate, facts.hop, facts.latency
-        self.dtype = "int8" if facts.quantized else "float32"
-        if dtype == "float32" and self.dtype == "int8":
-            raise ValueError("权重数据里存的是 int8，变不回 float32；请用 dtype='int8' 或不写")
+        self.dtype = list(KINDS)[facts.quantized]
+        if dtype not in (None, self.dtype):
+            raise ValueError(f"权重数据里存的是 int8，变不回 {dtype}；请用 dtype='int8' 或不写")
         self._block = self.instance.allocate(4 * group * self.hop)
         # 分组、一次送多少都不影响结果，所以内存不随输入的长短变
         self._step = group * self.hop
@@ -286,7 +286,7 @@ class WasmNetwork:
     ) -> None:
         self.layers, self.inputs, self.hidden, self.outputs = layers, inputs, hidden, outputs
         self._lock, self.instance = threading.Lock(), Instance(level)
-        self._net = self.instance.open("network_open", data, int(dtype == "int8"))
+        self._net = self.instance.open("network_open", data, KINDS[dtype])
         self._h, self._c = (self.instance.call(f"network_{name}", self._net) for name in "hc")
         self._room = self._x = 0
 

@@ -50,7 +50,7 @@ DRAWINGS = {
     "book_map": (roadmap.book_map, roadmap.book_map_alt),  # 说明也读 _toc.yml
     "ladder": (
         roadmap.ladder,
-        "逐级对照：PyTorch、ONNX、化简的 ONNX、ncnn、NumPy、C、int8、WebAssembly，每一级都与前面的结果比较。",
+        "逐级对照：PyTorch、ONNX、化简的 ONNX、ncnn、NumPy、C、float16、int8、WebAssembly，每一级都与前面的结果比较。",
     ),
 }
 

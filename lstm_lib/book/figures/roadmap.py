@@ -85,11 +85,12 @@ def ladder():
         ("ncnn", palette.GREEN),
         ("NumPy", palette.ORANGE),
         ("C", palette.PURPLE),
+        ("float16", palette.PURPLE),
         ("int8", palette.RED),
         ("WebAssembly", palette.BLUE),
     ]
     fig, ax = canvas(322, 440)
-    width, across, rise = 98, 31.3, 54
+    width, across, rise = 98, 27.4, 48
     for k, (name, color) in enumerate(steps):
         x, y = 51 + k * across, 27 + k * rise
         box(ax, x, y, width, 34, name, pen=Pen(color))
