@@ -18,7 +18,7 @@ import soundfile
 import test_figures
 import test_live
 import test_players
-from conftest import ROOT
+from conftest import AXE, ROOT, need_axe
 from test_chapter_code import definitions
 from test_live import RENDER, as_text, compare, python_int8, speech
 
@@ -30,6 +30,7 @@ from lstm_lib.waves import SAMPLE_RATE
 
 models, live_folder, live_url = test_live.models, test_live.live_folder, test_live.live_url
 steps, quantizer, masks = test_figures.steps, test_figures.quantizer, test_figures.masks
+workshop = test_figures.workshop
 MODULES = ROOT / "tools" / "node_modules" / "puppeteer-core"
 KEYS = {"ArrowRight": "\ue014", "ArrowDown": "\ue015", "Home": "\ue011", "End": "\ue010", "Enter": "\ue007"}
 KEYS |= {" ": "\ue00d"}
@@ -346,6 +347,20 @@ def test_the_reader_measures_their_own_browser(other_browser, live_url):
     assert name.startswith("你的浏览器，wasm") and float(slow) > 0 and float(fast) > 0
 
 
+def test_the_live_page_can_be_read_aloud(other_browser, live_url):
+    need_axe()
+    other_browser.visit(live_url + "index.html")
+    start(other_browser)
+    other_browser.run(AXE.read_text(encoding="utf-8") + "; null")
+    broken = other_browser.evaluate(
+        """() => axe.run().then((found) => found.violations
+          .filter((one) => ["serious", "critical"].includes(one.impact)).map((one) => one.id))"""
+    )
+    assert not broken
+    other_browser.click(".live-start")
+    other_browser.finish()
+
+
 # ---------------------------------------------------------------- 能拨的图
 
 
@@ -421,6 +436,18 @@ def test_mask_explorer(masks, show):
     before = page.text("dd")
     page.press("input[type=range]", "End")
     page.wait("(old) => document.querySelector('dd').innerText !== old", before[0])
+
+
+def test_gate_workshop(workshop, show):
+    given, html = workshop
+    chapter, page = definitions("handwritten"), show(html)
+    frames = np.abs(audio.stft(given["noisy"].astype(float)))[:, 1:]
+    for order in ("ifgo", "iofg", "gofi"):
+        found = page.evaluate("(o) => Array.from(document.getElementById('坊').figure.hear(o).mask)", order)
+        np.testing.assert_allclose(found, chapter.mask_in_order(given, frames, order).ravel(), atol=1e-6)
+    page.press('button[aria-label="输出门 o 右移"]', "Enter")
+    assert page.evaluate("() => document.getElementById('坊').figure.order()") == "ifog"
+    assert "g 与 o 对调了" in " ".join(page.text("[role=status]"))
 
 
 def test_roofline(show):
