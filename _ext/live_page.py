@@ -116,8 +116,9 @@ def copy(app, exception):
     if not any(page.get("live") for page in app.env.metadata.values()):
         return
     from lstm_lib.corpus import demo_scenes
+    from lstm_lib.corpus.recordings import real_scenes
     from lstm_lib.engines import conventions, describe
-    from lstm_lib.enhance.trained import load_trained
+    from lstm_lib.enhance.trained import load_shipped
     from lstm_lib.formats import network_file
     from lstm_lib.native import NativeBuildError, wasm
 
@@ -130,14 +131,15 @@ def copy(app, exception):
         (folder / "engine.js").write_text(f"window.lstmLiveData = {text};\n", encoding="utf-8")
         logging.getLogger(__name__).info("live：%s", error)
         return
-    network = load_trained(progress=False)
+    network = load_shipped()
     parts, stft = describe(network), conventions(network.config)
     models = {
         dtype: network_file.encode(parts.lstm, parts.weight, parts.bias, parts.sigmoid, stft, dtype)
         for dtype in ("int8", "float32")
     }
     try:
-        write(folder, modules, models, demo_scenes(progress=False))
+        real = real_scenes(5)
+        write(folder, modules, models, [real[0], real[3], *demo_scenes(progress=False)])
     except OSError as error:
         raise ExtensionError(f"页面里的增强器没有做成：{error}") from error
 

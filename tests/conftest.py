@@ -99,6 +99,11 @@ MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一
 # 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
 # 名字写错了 test_repo.py 会说
 SLOW = {
+    "test_weights.py": {
+        "test_the_command_of_the_card_runs": 100,  # 训练噪声还没有做过的话
+        "test_int8_loses_next_to_nothing": 3,
+        "test_commands_use_it_unless_told_otherwise": 3,
+    },
     "test_live.py": {"test_a_minute_on_a_busy_machine": 62},
     "test_seeds.py": {"test_order_and_neighbours_change_no_number": 6},
     "test_native.py": {

@@ -589,7 +589,7 @@ def test_quantizer_refuses_other_shapes(quantizer):
         interactive.network_parts(network | {"W": network["W"][:, :200]}, given["noisy"], given["clean"])
 
 
-# ---------------------------------------------------------------- 门顺序工坊
+# ---------------------------------------------------------------- 门排错了，听一听
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,9 @@ def add_parser(subparsers):
         epilog=EPILOG,
     )
     parser.add_argument("--rounds", type=positive, metavar="轮数", default=20, help="轮流多少轮，默认 20")
-    parser.add_argument("--model", metavar="检查点", help="自己训练的网络：train 的输出文件夹或其中的检查点")
+    parser.add_argument(
+        "--model", metavar="检查点", help="自己训练的网络：train 的输出文件夹或其中的检查点；内置 是第一章的"
+    )
     parser.set_defaults(run=run)
 
 
@@ -75,6 +77,6 @@ def load_network(model):
     from lstm_lib.training import checkpoint
 
     try:
-        return checkpoint.load_network(model)
+        return checkpoint.network(model)
     except (OSError, ValueError) as error:
         raise UserError(str(error)) from error

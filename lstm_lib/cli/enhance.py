@@ -55,7 +55,8 @@ DESCRIPTION = """\
 样点类型（16 位、24 位、浮点……）只要输出格式支持也不变。
 输出文件要么完整出现，要么不出现；中途按 Ctrl-C 或出错时，原来的同名文件原样不动，新建的文件夹也不留。
 
-没有 --model 时用本书自带语料训练的网络；第一次用时先训练一次（约两分钟），以后直接用缓存。"""
+没有 --model 时用随书的网络，它听过真的噪声与真的普通话。--model 内置 是第一章的网络，只听过合成的声音；
+第一次用时先训练一次（约两分钟），以后直接用缓存。"""
 
 EPILOG = """\
 例子：
@@ -89,7 +90,9 @@ def add_parser(subparsers):
         help=f"增强后的文件，已存在则覆盖，缺的文件夹会建好；格式由扩展名定：{' '.join(FORMATS)}",
     )  # fmt: skip
     parser.add_argument(
-        "--model", metavar="检查点", help="自己训练的网络：train 的输出文件夹或其中的检查点；默认用本书的网络"
+        "--model",
+        metavar="检查点",
+        help="自己训练的网络：train 的输出文件夹或其中的检查点；内置 是第一章的；默认用随书的网络",
     )
     parser.add_argument(
         "--engine",
@@ -239,9 +242,9 @@ def new_audio(path: Path, source):
 
 
 def load_chain(model, engine, quiet):
-    """取得整条增强链：默认网络没有训练过就当场训练，并说明在做什么。"""
+    """取得整条增强链。"""
     from lstm_lib import engines
-    from lstm_lib.enhance.trained import load_trained
+    from lstm_lib.training import checkpoint
 
     if engine is None:
         engine = engines.preferred()
@@ -253,15 +256,10 @@ def load_chain(model, engine, quiet):
         engines.offers()[engine].check()  # 缺什么先说，别等训练完
     except ImportError as error:
         raise UserError(f"{error}；或改用 --engine numpy。") from error
-    if model is not None:
-        from lstm_lib.training import checkpoint
-
-        try:
-            network = checkpoint.load_network(model)
-        except (OSError, ValueError) as error:
-            raise UserError(str(error)) from error
-    else:
-        network = load_trained(progress=not quiet)
+    try:
+        network = checkpoint.network(model, progress=not quiet)
+    except (OSError, ValueError) as error:
+        raise UserError(str(error)) from error
     try:
         return engines.chain(network, engine)
     except (ImportError, RuntimeError, OSError) as error:

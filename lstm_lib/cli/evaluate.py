@@ -37,7 +37,9 @@ def add_parser(subparsers):
         "--data", metavar="文件夹", nargs="+", default=[], help="认得的数据集的根，用其中的测试集"
     )
     parser.add_argument(
-        "--model", metavar="检查点", help="train 的输出文件夹或其中的检查点；默认用书中的网络"
+        "--model",
+        metavar="检查点",
+        help="train 的输出文件夹或其中的检查点；内置 是第一章的；默认用随书的网络",
     )
     parser.add_argument(
         "--against", choices=("rnnoise",), nargs="+", default=[], metavar="对照",
@@ -121,6 +123,7 @@ def find_pairs(args):
 
 def check_roles(args, pairs):
     """``--csv`` 不能盖掉声音或检查点；拿训练过的声音来评测，说一声。"""
+    from lstm_lib.training import checkpoint
     from lstm_lib.training.overlap import listed, same_sound
     from lstm_lib.training.sources import trained_on
 
@@ -131,7 +134,7 @@ def check_roles(args, pairs):
         for what, path in given:
             if os.path.exists(path) and os.path.samefile(path, args.csv):
                 raise UserError(f"--csv {args.csv} 就是{what} {path}，写了会毁掉它；请换一个文件名。")
-    same = same_sound(trained_on(args.model), files) if args.model else []
+    same = same_sound(trained_on(args.model), files) if args.model not in (None, checkpoint.BUILTIN) else []
     if same:
         print(
             f"注意：{listed(same)}是这个网络训练时用过的，得分会偏高；请用没有训练过的声音。", file=sys.stderr
@@ -140,13 +143,9 @@ def check_roles(args, pairs):
 
 def check_model(model):
     """先把检查点读一遍：坏了就立刻说，不必等几个进程各说一遍。"""
-    from lstm_lib.enhance.trained import load_trained
     from lstm_lib.training import checkpoint
 
-    if model is None:
-        load_trained()
-    else:
-        checkpoint.load_network(model)
+    checkpoint.network(model)
 
 
 def check_against(names):

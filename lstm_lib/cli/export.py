@@ -32,7 +32,10 @@ def add_parser(subparsers):
         "export", help="导出成 ONNX、ncnn 或二进制权重", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument(
-        "checkpoint", metavar="检查点", nargs="?", help="train 的输出文件夹或其中的检查点；默认用书中的网络"
+        "checkpoint",
+        metavar="检查点",
+        nargs="?",
+        help="train 的输出文件夹或其中的检查点；内置 是第一章的；默认用随书的网络",
     )
     parser.add_argument(
         "--to", required=True, choices=("onnx", "ncnn", "bin"), metavar="格式", help="onnx、ncnn 或 bin"
@@ -45,7 +48,6 @@ def add_parser(subparsers):
 
 
 def run(args) -> int:
-    from lstm_lib.enhance.trained import load_trained
     from lstm_lib.training import checkpoint, export
 
     out = Path(args.out or "irm")
@@ -53,7 +55,7 @@ def run(args) -> int:
         raise UserError(f"--out {out} 是一个已有的文件夹；请给出文件名，例如 {out / 'irm'}。")
     check_writable("--out", out)
     try:
-        network = checkpoint.load_network(args.checkpoint) if args.checkpoint else load_trained()
+        network = checkpoint.network(args.checkpoint)
         files, worst = export.export(
             network, args.to, out, args.streaming, args.fp16, args.int8, origin=args.checkpoint
         )

@@ -1,5 +1,7 @@
-"""内置语料上训练好的网络：第一次用到时当场训练，以后从缓存里读。"""
+"""训练好的网络：随书发的那一个，以及在内置语料上训练的几个（第一次用到时当场训练，以后从缓存里读）。"""
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -26,6 +28,38 @@ TITLES = {
     "narrow": "短训练：六种噪声",
     "tiny": "短训练：小网络",
 }
+
+
+SHIPPED = Path(__file__).parent.parent / "weights" / "real.safetensors"  # 数据、许可与得分见旁边的 README.md
+SHIPPED_SHA256 = "0aa867fa49374328c97665e747646f40707e4c465d5ffba03138e6131b7ad9ad"
+
+
+def load_shipped() -> irm.IRMNetwork:
+    """随书发的网络（推理模式），用真的噪声与真的普通话训练，尺寸与全书的修补网络相同；不必训练。
+
+    文件不在是 ``FileNotFoundError``；它的 SHA-256 不是发布时的那一个，是 ``ValueError``。
+    """
+    found = hashlib.sha256(SHIPPED.read_bytes()).hexdigest()
+    if found != SHIPPED_SHA256:
+        raise ValueError(
+            f"{SHIPPED} 不是随书发的那一份（SHA-256 是 {found[:12]}…，应是 {SHIPPED_SHA256[:12]}…）：下载不完整，"
+            "或者被改过。请重新安装；自己训练的网络用 --model 给出。"
+        )
+    return irm.load(SHIPPED)
+
+
+def shipped_scores() -> dict[str, dict[str, dict[str, float]]]:
+    """随书的网络在没进过训练的真录音上的得分：测试集 → 方法 → ``si_sdr``（dB）与 ``stoi``。
+
+    那些录音的许可不许随书散发，所以得分是发布权重时量好、记下来的（``tools/shipped_scores.py``）。记录属于别的
+    权重时报 ``ValueError``。
+    """
+    found = json.loads(SHIPPED.with_name("scores.json").read_text(encoding="utf-8"))
+    if found["sha256"] != SHIPPED_SHA256:
+        raise ValueError(
+            f"{SHIPPED.with_name('scores.json')} 是别的权重的得分；请运行 tools/shipped_scores.py。"
+        )
+    return found["groups"]
 
 
 def key(name: str) -> str:

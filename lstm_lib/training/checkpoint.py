@@ -13,10 +13,11 @@ from pathlib import Path
 
 import torch
 
-from lstm_lib.enhance import irm
+from lstm_lib.enhance import irm, trained
 from lstm_lib.files import atomic_path
 
 FORMAT = "lstm_lib.checkpoint/1"
+BUILTIN = "内置"  # --model 内置：第一章的网络，第一次用时当场训练
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
 
 
@@ -133,6 +134,21 @@ def load_network(path) -> irm.IRMNetwork:
     if path.suffix != ".pt":
         return irm.load(path)
     return network_of(load(path), path)
+
+
+def network(model=None, progress: bool = True) -> irm.IRMNetwork:
+    """命令行 ``--model`` 说的网络（推理模式）：None 是随书发的，``"内置"`` 是第一章在内置语料上训练的。
+
+    别的当作路径，见 :func:`load_network`。随书的文件缺了或被改过：:class:`CheckpointError`。
+    """
+    if model == BUILTIN:
+        return trained.load_trained(progress=progress)
+    if model is not None:
+        return load_network(model)
+    try:
+        return trained.load_shipped()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 def network_of(state: dict, path) -> irm.IRMNetwork:

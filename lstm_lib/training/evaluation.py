@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 from lstm_lib.book.tables import Table
 from lstm_lib.enhance import audio, classical, irm, rnnoise
 from lstm_lib.enhance.scores import pesq, si_sdr, stoi
-from lstm_lib.enhance.trained import load_trained
 from lstm_lib.files import SHOW_BYTES, atomic_path
 from lstm_lib.training import checkpoint
 from lstm_lib.training.folders import AudioFile, Bad, Pair, without_name
@@ -117,7 +116,7 @@ def available_measures() -> list[str]:
 @functools.lru_cache(maxsize=1)
 def _network(model):
     torch.set_num_threads(1)
-    return load_trained() if model is None else checkpoint.load_network(model)
+    return checkpoint.network(model)
 
 
 def score_pair(pair: Pair, model, measures, against=()):

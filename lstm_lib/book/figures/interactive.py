@@ -199,7 +199,7 @@ def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[
 def gate_workshop_html(identifier: str, data: dict, title: str) -> str:
     """排门的次序的图；``data`` 来自 :func:`network_parts`。"""
     shared = ("sound.js", "network.js")
-    return live_html("gate_workshop", identifier, "门顺序工坊", data | {"title": title}, shared)
+    return live_html("gate_workshop", identifier, "门排错了，听一听", data | {"title": title}, shared)
 
 
 def gate_workshop(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[str, np.ndarray]:

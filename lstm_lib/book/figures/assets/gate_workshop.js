@@ -1,4 +1,4 @@
-// 门顺序工坊：把四块权重排成任意次序，程序照 i f g o 读，看掩蔽、听声音，说出谁与谁换了位置。
+// 门排错了，听一听：把四块权重排成任意次序，程序照 i f g o 读，看掩蔽、听声音，说出谁与谁换了位置。
 var number = base.number, sound = base.sound, network = base.network(data, sound.bins), right = "ifgo", colors = base.array(data.colors);
 var names = {i: "输入门", f: "遗忘门", g: "候选值", o: "输出门"}, tints = {i: "blue", f: "orange", g: "green", o: "purple"};
 var noisy = sound.expand(data.noisy), clean = sound.expand(data.clean);
