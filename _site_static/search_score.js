@@ -13,7 +13,7 @@ var Scorer = {
     const query = Scorer.normalize(new URLSearchParams(window.location.search).get("q") || "");
     const homes = window.SEARCH_HOMES || {};
     if ([query, ...Scorer.alternatives(query)].some((q) => homes[q] === docname)) return score + 300;
-    if (/^(chapters\/(glossary|pitfalls|symptoms|status|parity|answers)|genindex)$/.test(docname)) return score - 200;
+    if (/^(chapters\/(glossary|pitfalls|symptoms|recipes|api|status|parity|answers)|genindex)$/.test(docname)) return score - 200;
     let bonus = 0;
     for (const [term, home] of Object.entries(homes)) {
       if (home === docname && term.length > 1 && query.includes(term)) bonus += (20 * term.length) / query.length;
