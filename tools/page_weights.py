@@ -78,8 +78,9 @@ def phone_paint(browser, base: str, name: str) -> float:
     session.send("Network.enable")
     session.send("Network.emulateNetworkConditions", PHONE)
     session.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-    page.goto(f"{base}{name}.html", wait_until="load", timeout=120_000)
-    page.wait_for_function(f"() => {PAINT} > 0", timeout=20_000)
+    page.goto(f"{base}{name}.html", wait_until="commit", timeout=120_000)
+    # 不等整页取完：机器忙时，装成慢手机要好几分钟
+    page.wait_for_function(f"() => {PAINT} > 0", timeout=120_000)
     milliseconds = page.evaluate(PAINT)
     page.close()
     return milliseconds
