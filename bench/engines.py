@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from lstm_lib import LSTM
 from lstm_lib.book.tables import Table
-from lstm_lib.engines import available, build, chain_race, timing
+from lstm_lib.engines import DTYPES, available, build, chain_race, timing
 from lstm_lib.enhance.config import REPAIRED
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.native import NativeLSTM
@@ -94,7 +94,7 @@ def main(argv=None):
         Table(["场次", "本书", "最快的对手", "快几倍", "四分位范围"], comparisons, "与最快的对手相比"), "\n"
     )
     shares = []
-    for dtype in ("float32", "float16", "int8"):
+    for dtype in DTYPES:
         whole, share = python_share(NativeLSTM(lstm, dtype), x[0].copy(), args.rounds)
         shares.append([dtype, whole * 1e6, share * 1e6])
     print(Table(["权重", "stream.step，μs", "其中 Python，μs"], shares, "Python 占多少"), "\n")

@@ -12,6 +12,7 @@ import yaml
 from compare_builds import compare
 from conftest import ROOT
 from nbclient import NotebookClient
+from page_measures import assertions, code_lines, is_shown
 from site_server import pages_in_order
 
 NOTEBOOKS = sorted((ROOT / "chapters").glob("*.ipynb"))
@@ -33,11 +34,6 @@ def code_cells(notebook, with_hidden=False):
         tags = cell.metadata.get("tags", [])
         if cell.cell_type == "code" and (with_hidden or "remove-cell" not in tags):
             yield cell
-
-
-def plain_source(cell):
-    """去掉 IPython 的魔法与 shell 行之后的源码。"""
-    return re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M)
 
 
 def test_every_notebook_is_in_the_toc():
@@ -92,15 +88,6 @@ def test_the_one_page_is_short_and_comes_first():
     assert figure == 0, "先看到图，再看到代码"
 
 
-def assertions(cell):
-    """一格里的断言：（语法节点，消息的源码）。``check(差, 界, 去哪里看)`` 也是断言，第三个参数是消息。"""
-    for node in ast.walk(ast.parse(plain_source(cell))):
-        if isinstance(node, ast.Assert):
-            yield node, node.msg and ast.unparse(node.msg)
-        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "check":
-            yield node, ast.unparse(node.args[2]) if len(node.args) == 3 else None
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=IDS)
 def test_assertions_can_fail_and_speak_chinese(path):
     found = [one for cell in code_cells(load(path), with_hidden=True) for one in assertions(cell)]
@@ -120,18 +107,15 @@ TO_THE_AUTHOR = re.compile(
 @pytest.mark.parametrize("path", CHAPTERS, ids=CHAPTER_IDS)
 def test_the_page_belongs_to_the_reader(path):
     """看得见的代码里断言至多占一成，话都说给读者听；替文字把关的断言藏在标着 claim 的格子里。"""
-    shown = asserted = 0
-    for cell in code_cells(load(path), with_hidden=True):
+    notebook = load(path)
+    for cell in code_cells(notebook, with_hidden=True):
         tags = set(cell.metadata.get("tags", []))
         found = list(assertions(cell))
         if "claim" in tags:
             assert "remove-cell" in tags and found, f"claim 格要藏起来，并且有断言：{cell.source[:60]}"
-        if tags & {"remove-cell", "remove-input", "hide-input", "hide-cell"}:
-            continue
-        for _node, message in found:
+        for _node, message in found if is_shown(cell) else ():
             assert not TO_THE_AUTHOR.search(message), f"这句话是说给作者听的：{message}"
-        shown += sum(bool(line.strip()) for line in cell.source.splitlines())
-        asserted += len({n for node, _ in found for n in range(node.lineno, node.end_lineno + 1)})
+    shown, asserted = code_lines(notebook)
     assert asserted <= 0.1 * shown, f"看得见的 {shown} 行代码里有 {asserted} 行是断言"
 
 

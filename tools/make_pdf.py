@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
+from site_server import add_site_option, browsing, pages_in_order
 
 from lstm_lib.cli import ChineseParser
 from lstm_lib.files import atomic_path
@@ -105,19 +105,10 @@ def main() -> int:
         help="成品（默认 _build/pdf/lstm.pdf）",
     )  # fmt: skip
     args = parser.parse_args()
-    require_site(args.site)
-    browser_path = find_chromium()
-    if not browser_path:
-        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
     names = [name for name in pages_in_order(ROOT) if (args.site / f"{name}.html").is_file()]
-    with serve(args.site) as base, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
+    with browsing(args.site) as (base, browser):
         printed = print_pages(base, names, browser)
         writer = bind(printed, base, "LSTM 实现与优化")
-        browser.close()
     with atomic_path(args.out) as temporary:
         writer.write(str(temporary))
     print(f"{args.out}：{len(writer.pages)} 页，{args.out.stat().st_size / 1e6:.1f} MB")

@@ -12,12 +12,13 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
+from site_server import add_site_option, browsing, pages_in_order
 
 from lstm_lib.book.tables import aligned
 from lstm_lib.cli import ChineseParser
 
 ROOT = Path(__file__).resolve().parent.parent
+HIDDEN = {"remove-cell", "remove-input", "hide-input", "hide-cell"}  # 有其一，代码就不直接看得见
 KINDS = {"文字": "prose", "图与声音": "figures", "表": "tables", "代码": "code", "输出": "output"}
 MEASURE = """() => {
   const article = document.querySelector("article");
@@ -47,23 +48,32 @@ FIRST = """() => { const first = document.querySelector("article section > p");
 SCREENS = "() => document.documentElement.scrollHeight / innerHeight"
 
 
-def source_measures(path: Path) -> tuple[float, float]:
-    """看得见的代码行里断言的份额，每行看得见的代码配多少汉字的正文。"""
-    shown = asserted = characters = 0
-    for cell in nbformat.read(path, as_version=4).cells:
-        if cell.cell_type == "markdown":
-            characters += len(re.findall("[一-鿿]", cell.source))
-        hidden = {"remove-cell", "remove-input", "hide-input", "hide-cell"} & set(
-            cell.metadata.get("tags", [])
-        )
-        if cell.cell_type != "code" or hidden:
-            continue
+def plain_source(cell):
+    """去掉 IPython 的魔法与 shell 行之后的源码。"""
+    return re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M)
+
+
+def assertions(cell):
+    """一格里的断言：（语法节点，消息的源码）。``check(差, 界, 去哪里看)`` 也是断言，第三个参数是消息。"""
+    for node in ast.walk(ast.parse(plain_source(cell))):
+        if isinstance(node, ast.Assert):
+            yield node, node.msg and ast.unparse(node.msg)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "check":
+            yield node, ast.unparse(node.args[2]) if len(node.args) == 3 else None
+
+
+def is_shown(cell) -> bool:
+    """这一格的代码在页面上不点开就看得见。"""
+    return cell.cell_type == "code" and not HIDDEN & set(cell.metadata.get("tags", []))
+
+
+def code_lines(notebook) -> tuple[int, int]:
+    """看得见的代码有多少行，其中断言占多少行。"""
+    shown = asserted = 0
+    for cell in filter(is_shown, notebook.cells):
         shown += sum(bool(line.strip()) for line in cell.source.splitlines())
-        for node in ast.walk(ast.parse(re.sub(r"^\s*[%!].*$", "pass", cell.source, flags=re.M))):
-            call = isinstance(node, ast.Call) and getattr(node.func, "id", None) == "check"
-            if call or isinstance(node, ast.Assert):
-                asserted += node.end_lineno - node.lineno + 1
-    return asserted / max(shown, 1), characters / max(shown, 1)
+        asserted += len({n for node, _ in assertions(cell) for n in range(node.lineno, node.end_lineno + 1)})
+    return shown, asserted
 
 
 def measure(desktop, phone, base: str, name: str) -> list[str]:
@@ -74,15 +84,18 @@ def measure(desktop, phone, base: str, name: str) -> list[str]:
         seen.append(page.evaluate(FIRST))
     heights = desktop.evaluate(MEASURE)
     whole = sum(heights.values())
-    asserted, characters = source_measures(ROOT / f"{name}.ipynb")
+    notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
+    prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    shown, asserted = code_lines(notebook)
     told = (heights["prose"] + heights["figures"]) / whole
     shares = [
-        f"{value:.0%}" for value in (*(heights[kind] / whole for kind in KINDS.values()), told, asserted)
+        f"{value:.0%}"
+        for value in (*(heights[kind] / whole for kind in KINDS.values()), told, asserted / shown)
     ]
     return [
         Path(name).name,
         *shares,
-        f"{characters:.0f}",
+        f"{len(re.findall('[一-鿿]', prose)) / shown:.0f}",
         f"{phone.evaluate(SCREENS):.0f}",
         "是" if all(seen) else "否",
     ]
@@ -92,22 +105,13 @@ def main() -> int:
     parser = ChineseParser(prog="python tools/page_measures.py", description=__doc__)
     add_site_option(parser)
     args = parser.parse_args()
-    require_site(args.site)
-    chromium = find_chromium()
-    if chromium is None:
-        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
     rows = [["章", *KINDS, "文字与图", "断言", "汉字/行", "手机屏数", "首屏有话"]]
-    with serve(args.site) as base, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+    with browsing(args.site) as (base, browser):
         desktop = browser.new_page(viewport={"width": 1440, "height": 900})
         phone = browser.new_page(viewport={"width": 390, "height": 844})
         for name in pages_in_order(ROOT):
             if (ROOT / f"{name}.ipynb").exists():
                 rows.append(measure(desktop, phone, base, name))
-        browser.close()
     print("\n".join(aligned(rows, [False, *[True] * 9, False])))
     return 0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
+from site_server import add_site_option, browsing, pages_in_order
 
 from lstm_lib.book.tables import aligned
 from lstm_lib.cli import ChineseParser
@@ -90,16 +90,8 @@ def main() -> int:
     parser = ChineseParser(prog="python tools/page_weights.py", description=__doc__)
     add_site_option(parser)
     args = parser.parse_args()
-    require_site(args.site)
-    chromium = find_chromium()
-    if chromium is None:
-        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
     heavy, rows = 0, [["页", "HTML", "打开时", "滚到底", "慢手机见字", ""]]
-    with serve(args.site) as base, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+    with browsing(args.site) as (base, browser):
         for name in pages_in_order(ROOT):
             weight, paint = weigh(browser, base, name), phone_paint(browser, base, name)
             over = weight.total > limit(name)
@@ -107,7 +99,6 @@ def main() -> int:
             sizes = [weight.parts[f"{name}.html"], weight.first, weight.total]
             shown = [*(f"{size / 1000:.0f}" for size in sizes), f"{paint:.0f}"]
             rows.append([name, *shown, "超重" if over else ""])
-        browser.close()
     print("大小是 gzip 后的 kB，末一列是毫秒")
     print("\n".join(aligned(rows, [False, True, True, True, True, False])))
     return 1 if heavy else 0

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import BROWSER_ARGS, add_site_option, find_chromium, pages_in_order, require_site, serve
+from site_server import add_site_option, browsing, pages_in_order, require_site
 
 from lstm_lib.cli import ChineseParser
 
@@ -45,20 +45,13 @@ def main() -> int:
     parser.add_argument("pages", metavar="页名", nargs="*", help="如 chapters/gates；不给就拍全部")
     args = parser.parse_args()
     require_site(args.site)
-    browser_path = find_chromium()
-    if not browser_path:
-        print("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装", file=sys.stderr)
-        return 1
     pages = args.pages or [*pages_in_order(ROOT), "search"]
     missing = [name for name in pages if not (args.site / f"{name}.html").is_file()]
     if missing:
         print(f"错误：{args.site} 里没有这些页：{'、'.join(missing)}", file=sys.stderr)
         return 1
-    from playwright.sync_api import sync_playwright
-
     args.out.mkdir(parents=True, exist_ok=True)
-    with serve(args.site) as base, sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=browser_path, args=BROWSER_ARGS)
+    with browsing(args.site) as (base, browser):
         for theme in args.themes:
             for width in args.widths:
                 context = browser.new_context(viewport={"width": width, "height": 900})
@@ -79,7 +72,6 @@ def main() -> int:
                     page.screenshot(path=str(target), full_page=True)
                     print(target)
                 context.close()
-        browser.close()
     return 0
 
 

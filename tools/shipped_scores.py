@@ -10,23 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from lstm_lib import StreamingEnhancer
 from lstm_lib.cli import ChineseParser
 from lstm_lib.engines import chain
 from lstm_lib.enhance import audio, classical, irm, rnnoise
 from lstm_lib.enhance.scores import si_sdr, stoi
 from lstm_lib.enhance.trained import SHIPPED, SHIPPED_SHA256, load_shipped
 from lstm_lib.files import atomic_path
-
-
-def offline(streaming):
-    """逐帧的增强链当作整段的函数用：补上延迟，去掉开头。"""
-
-    def run(noisy):
-        streaming.reset()
-        padded = np.pad(noisy, (0, -len(noisy) % streaming.hop + streaming.latency))
-        return streaming.process(padded)[streaming.latency - streaming.hop :][: len(noisy)]
-
-    return run
 
 
 def methods():
@@ -37,7 +27,7 @@ def methods():
     if not rnnoise.why_not():
         found["RNNoise"] = rnnoise.denoise
     found["随书的网络"] = lambda noisy: irm.enhance(network, noisy)
-    found["随书的网络，int8"] = offline(chain(network, "c-int8"))
+    found["随书的网络，int8"] = StreamingEnhancer(chain(network, "c-int8"))
     return found
 
 

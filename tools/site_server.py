@@ -13,6 +13,7 @@ __all__ = [
     "BROWSER_ARGS",
     "COMPRESSIBLE",
     "add_site_option",
+    "browsing",
     "find_chromium",
     "pages_in_order",
     "require_site",
@@ -116,6 +117,21 @@ def serve(folder):
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def browsing(site: Path):
+    """起网站、开 Chromium：``with browsing(网站) as (网址, 浏览器)``；缺哪一样就说清楚，以 1 退出。"""
+    require_site(site)
+    chromium = find_chromium()
+    if not chromium:
+        raise SystemExit("错误：找不到 Chromium；Debian 上用 apt-get install chromium 安装")
+    from playwright.sync_api import sync_playwright
+
+    with serve(site) as base, sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=BROWSER_ARGS)
+        yield base, browser
+        browser.close()
 
 
 def pages_in_order(root) -> list[str]:

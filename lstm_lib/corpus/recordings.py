@@ -31,13 +31,21 @@ def wave(name: str) -> np.ndarray:
     return samples
 
 
-def mixed(clean: np.ndarray, noise: np.ndarray, snr_db: float, **about) -> Scene:
+def mixed(
+    clean: np.ndarray,
+    noise: np.ndarray,
+    snr_db: float,
+    title: str = "",
+    noise_kind: str = "",
+    text: str = "",
+    voice: str = "",
+) -> Scene:
     """一句语音与一段噪声按信噪比（dB）混成场景；噪声取开头的一段，不够长就接着从头放。
 
-    ``about`` 是 :class:`~lstm_lib.corpus.Scene` 其余的说明：``title``、``noise_kind``、``text``、``voice``。
+    其余的是 :class:`~lstm_lib.corpus.Scene` 的说明，用不着的空着。
     """
     noise = scale_noise(clean, np.resize(noise, len(clean)), snr_db)
-    return Scene(clean=clean, noise=noise, noisy=clean + noise, snr_db=snr_db, heard=False, **about)
+    return Scene(title, clean, noise, clean + noise, snr_db, noise_kind, False, text, voice)
 
 
 def real_scenes(snr_db: float = 0.0) -> list[Scene]:

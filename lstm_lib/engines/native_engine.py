@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_lib.engines.base import Engine, Network, Offer, State
 from lstm_lib.formats import network_file
-from lstm_lib.native import NativeEnhancer, NativeNetwork, Stream
+from lstm_lib.native import HALF_NAMES, NativeEnhancer, NativeNetwork, Stream
 from lstm_lib.native.quantize import check_half
 
 
@@ -63,7 +63,7 @@ def encode(network: Network, stft: network_file.STFT | None = None) -> bytes:
 def check(network: Network, dtype: str) -> None:
     """float16 放不下的权重，在进 C 之前就连名字与值一起说出来。"""
     if dtype == "float16":
-        weights = {k: w for k, w in network.lstm.parameters.items() if k.startswith("weight_")}
+        weights = {k: w for k, w in network.lstm.parameters.items() if k.startswith(HALF_NAMES)}
         check_half(weights if network.weight is None else weights | {"线性层的 weight": network.weight})
 
 

@@ -93,12 +93,7 @@ var ready = base.element("div", {className: "ready", role: "group", "aria-label"
 [["i f g o（PyTorch）", "ifgo"], ["i o f g（ONNX）", "iofg"], ["i f o g（ncnn）", "ifog"]].forEach(function (item) {
   base.element("button", {type: "button", textContent: item[0]}, ready).addEventListener("click", function () { set(item[1]); });
 });
-var facts = base.element("dl", {className: "figures"}, root), shown = {};
-[["siSdr", "SI-SDR"], ["right", "次序正确时"], ["noisy", "不处理时"], ["gap", "掩蔽平均差"]].forEach(function (item) {
-  var box = base.element("div", {}, facts);
-  base.element("dt", {textContent: item[1]}, box);
-  shown[item[0]] = base.element("dd", {}, box);
-});
+var shown = base.facts(root, [["siSdr", "SI-SDR"], ["right", "次序正确时"], ["noisy", "不处理时"], ["gap", "掩蔽平均差"]]);
 var players = sound.compare(root, ["带噪", "次序正确", "这个次序"], data.title, noisy.length);
 base.element("p", {className: "note", textContent: "带噪的一条是语谱图，另外两条是掩蔽（亮的放行）。试过的次序，好的在前，点一下就回到它："}, root);
 var tried = base.element("ol", {className: "tried", "aria-label": "试过的次序，SI-SDR 高的在前"}, root), visited = [];

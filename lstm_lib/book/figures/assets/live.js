@@ -88,5 +88,15 @@
   }
   window.addEventListener("keydown", keep, true);
 
-  return {element: element, number: number, sigmoid: sigmoid, slider: slider, choice: choice, array: array, line: line, words: words};
+  // 一排数：items 是 [[键, 名字], …]；返回 {键: 显示数的元素}
+  function facts(parent, items, attributes) {
+    var list = element("dl", Object.assign({className: "figures"}, attributes), parent), shown = {};
+    items.forEach(function (item) {
+      var box = element("div", {}, list);
+      element("dt", {textContent: item[1]}, box);
+      shown[item[0]] = element("dd", {}, box);
+    });
+    return shown;
+  }
+  return {element: element, facts: facts, number: number, sigmoid: sigmoid, slider: slider, choice: choice, array: array, line: line, words: words};
 })

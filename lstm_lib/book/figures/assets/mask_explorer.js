@@ -22,12 +22,7 @@ function changed() { clearTimeout(timer); timer = setTimeout(update, 0); }
 var snr = base.slider(controls, {name: "snr", label: "信噪比", min: -10, max: 20, value: 0, show: function (v) { return number(v, 0) + " dB"; }, changed: changed});
 var beta = base.slider(controls, {name: "beta", label: "指数 β", min: 0.25, max: 2, step: 0.25, value: 0.5, show: function (v) { return number(v, 2); }, changed: changed});
 var limits = base.choice(root, {name: "limits", label: "掩蔽", value: "free", items: [["free", "0 到 1"], ["tight", "困在 (" + number(data.low, 3) + ", " + number(data.high, 3) + ")"]], changed: changed});
-var facts = base.element("dl", {className: "figures", "aria-live": "polite"}, root), shown = {};
-[["before", "带噪的 SI-SDR"], ["after", "增强的 SI-SDR"], ["gain", "提高"], ["contrast", "掩蔽的最大与最小"]].forEach(function (item) {
-  var box = base.element("div", {}, facts);
-  base.element("dt", {textContent: item[1]}, box);
-  shown[item[0]] = base.element("dd", {}, box);
-});
+var shown = base.facts(root, [["before", "带噪的 SI-SDR"], ["after", "增强的 SI-SDR"], ["gain", "提高"], ["contrast", "掩蔽的最大与最小"]], {"aria-live": "polite"});
 var players = sound.compare(root, ["带噪", "掩蔽与增强", "纯净"], data.title, clean.length);
 base.element("p", {className: "note", textContent: "中间一条是理想掩蔽（亮的放行），上下两条是语谱图，同一个色标。"}, root);
 

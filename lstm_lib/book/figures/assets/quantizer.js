@@ -43,12 +43,7 @@ function changed() { clearTimeout(timer); timer = setTimeout(update, 0); }
 var weightBits = base.slider(controls, {name: "weight", label: "权重", min: 2, max: 9, value: 4, show: bitsText, changed: changed});
 var inputBits = base.slider(controls, {name: "input", label: "输入 x 与 h", min: 2, max: 9, value: 8, show: bitsText, changed: changed});
 var scale = base.choice(root, {name: "scale", label: "权重的步长", value: "row", items: [["row", "每行一个"], ["tensor", "整个矩阵一个"]], changed: changed});
-var facts = base.element("dl", {className: "figures", "aria-live": "polite"}, root), shown = {};
-[["gap", "掩蔽平均差"], ["below", "声音之差低于声音"], ["siSdr", "SI-SDR（未量化）"], ["bytes", "LSTM 权重"]].forEach(function (item) {
-  var box = base.element("div", {}, facts);
-  base.element("dt", {textContent: item[1]}, box);
-  shown[item[0]] = base.element("dd", {}, box);
-});
+var shown = base.facts(root, [["gap", "掩蔽平均差"], ["below", "声音之差低于声音"], ["siSdr", "SI-SDR（未量化）"], ["bytes", "LSTM 权重"]], {"aria-live": "polite"});
 var players = sound.compare(root, ["带噪", "不量化", "量化"], data.title, noisy.length);
 var chart = base.element("div", {className: "chart"}, root);
 base.element("p", {className: "note", textContent: "带噪的一条是语谱图，另外两条是掩蔽（亮的放行）。曲线是两种步长在各个位数上的差，越高越好；输入的位数照上面的滑块。"}, root);

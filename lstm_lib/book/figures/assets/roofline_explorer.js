@@ -24,12 +24,7 @@ var knobs = {}, box = base.element("div", {className: "knobs"}, root), sides = [
   knobs[item[0]] = {get: function () { return values[slider.get()]; }};
 });
 var kind = base.choice(root, {name: "width", label: "权重", value: 4, items: [[4, "float32"], [2, "float16"], [1, "int8"]], changed: update});
-var facts = base.element("dl", {className: "figures", "aria-live": "polite"}, root), shown = {};
-[["weights", "全部权重"], ["work", "一帧的乘加"], ["read", "一帧读"], ["intensity", "乘加／字节"], ["time", "一帧至少"], ["bound", "先到头的是"]].forEach(function (item) {
-  var cell = base.element("div", {}, facts);
-  base.element("dt", {textContent: item[1]}, cell);
-  shown[item[0]] = base.element("dd", {}, cell);
-});
+var shown = base.facts(root, [["weights", "全部权重"], ["work", "一帧的乘加"], ["read", "一帧读"], ["intensity", "乘加／字节"], ["time", "一帧至少"], ["bound", "先到头的是"]], {"aria-live": "polite"});
 var chart = base.element("div", {className: "chart"}, root);
 base.element("p", {className: "note", textContent: "算力的单位是 10 亿次乘加／秒，照所选的权重类型填：int8 的整数点积一般是 float32 的几倍。只算读权重与乘加，状态、激活函数与调用都没有算，所以这是下限。"}, root);
 
