@@ -188,7 +188,6 @@ SLOW = {
     },
     "test_site_browser.py": {
         "test_accessibility": 25,
-        "test_search_finds_every_glossary_term": 25,
         "test_no_page_is_wider_than_the_window": 12,
         "test_the_print_button_prints_folded_code_and_a_running_head": 20,
         "test_folded_answers_open": 10,
