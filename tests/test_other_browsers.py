@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,10 @@ import test_figures
 import test_live
 import test_players
 from conftest import AXE, ROOT, need_axe
+from site_server import serve
 from test_chapter_code import definitions
 from test_live import RENDER, as_text, compare, python_int8, speech
+from test_site_browser import MATH_READY, PAGES, SCROLL_THROUGH
 
 from lstm_lib.book import players
 from lstm_lib.book.figures import interactive
@@ -31,6 +33,8 @@ from lstm_lib.waves import SAMPLE_RATE
 models, live_folder, live_url = test_live.models, test_live.live_folder, test_live.live_url
 steps, quantizer, masks = test_figures.steps, test_figures.quantizer, test_figures.masks
 workshop = test_figures.workshop
+# 声音是实时的，两个浏览器的驱动也偶尔自己退出：机器忙的时候再试两次
+pytestmark = pytest.mark.flaky(reruns=2)
 MODULES = ROOT / "tools" / "node_modules" / "puppeteer-core"
 KEYS = {"ArrowRight": "\ue014", "ArrowDown": "\ue015", "Home": "\ue011", "End": "\ue010", "Enter": "\ue007"}
 KEYS |= {" ": "\ue00d"}
@@ -236,11 +240,39 @@ def webkit(env):
             driver.quit()
 
 
+class Opened:
+    """开着的一个浏览器；它自己退出了就重开。"""
+
+    def __init__(self, name):
+        self.name, self.browser, self.stack = name, None, ExitStack()
+
+    def alive(self):
+        try:
+            return self.browser.evaluate("() => 1") == 1
+        except Exception:  # 驱动死的样子很多：管道断、连不上、答非所问
+            return False
+
+    def get(self):
+        if not self.alive():
+            self.close()
+            folder = Path(tempfile.mkdtemp())  # 套接字的路径不能长
+            self.stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            env = self.stack.enter_context(speaker(folder))
+            self.browser = self.stack.enter_context({"firefox": firefox, "webkit": webkit}[self.name](env))
+            self.browser.open("about:blank")
+        return self.browser
+
+    def close(self):
+        with suppress(Exception):  # 死了的浏览器，关也关不好
+            self.stack.close()
+        self.browser, self.stack = None, ExitStack()
+
+
 @pytest.fixture(
     scope="module",
     params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ("firefox", "webkit")],
 )
-def other_browser(request):
+def opened(request):
     """Firefox ESR 或 WebKit；没有就跳过，说明怎么装。"""
     if lacking := missing(request.param):
         pytest.skip(
@@ -248,12 +280,65 @@ def other_browser(request):
             " xvfb xauth dbus pulseaudio，再在 tools/ 里运行 npm ci"
         )
     pytest.importorskip("selenium", reason="Firefox 与 WebKit 的测试要 pip install selenium")
-    folder = Path(tempfile.mkdtemp())  # 套接字的路径不能长
-    try:
-        with speaker(folder) as env, {"firefox": firefox, "webkit": webkit}[request.param](env) as browser:
-            yield browser
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    kept = Opened(request.param)
+    yield kept
+    kept.close()
+
+
+@pytest.fixture
+def other_browser(opened):
+    return opened.get()
+
+
+# ---------------------------------------------------------------- 每一页
+
+LISTEN = """<head><script>window.problems = []; for (const name of ["error", "unhandledrejection"])
+  addEventListener(name, (event) => problems.push(String(event.message || event.reason || event.target.src)), true);
+</script>"""
+LOOK = """() => {
+  const broken = [...document.images].filter((i) => i.checkVisibility() && i.complete && !i.naturalWidth);
+  const problems = [...window.problems, ...broken.map((i) => "图没有载入：" + i.src.slice(0, 99))];
+  const formulas = document.querySelectorAll("main .math").length;
+  if (formulas && !document.querySelector("mjx-container")) problems.push(formulas + " 个公式没有排出来");
+  if (document.querySelector("mjx-merror")) problems.push("公式有错");
+  if (!document.title.trim()) problems.push("没有标题");
+  if (document.documentElement.scrollWidth > innerWidth) problems.push("横向溢出");
+  return problems;
+}"""
+
+
+@pytest.fixture(scope="module")
+def watched_site(book_site, tmp_path_factory):
+    """同样的网站，只是各页一开头就记下脚本的错误：WebKit 的驱动不报。"""
+    folder = tmp_path_factory.mktemp("site")
+    for path in book_site.rglob("*"):
+        copy = folder / path.relative_to(book_site)
+        if path.is_dir():
+            copy.mkdir(parents=True, exist_ok=True)
+        elif path.suffix == ".html":
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            text = path.read_text(encoding="utf-8")
+            copy.write_text(text.replace("<head>", LISTEN, 1), encoding="utf-8")
+        else:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(path)
+    with serve(folder) as base:
+        yield base
+
+
+def test_every_page_is_whole(other_browser, watched_site):
+    found = {}
+    for name in [*PAGES, "search", "genindex", "404"]:
+        other_browser.open(f"{watched_site}{name}.html")
+        other_browser.evaluate(MATH_READY)
+        other_browser.evaluate(SCROLL_THROUGH)
+        taken = other_browser.evaluate(
+            "() => performance.getEntriesByType('resource').map((entry) => entry.name)"
+        )
+        outside = [url for url in taken if not url.startswith((watched_site, "data:", "blob:"))]
+        if problems := [*other_browser.errors(), *other_browser.evaluate(LOOK), *outside]:
+            found[name] = problems
+    assert not found, found
 
 
 # ---------------------------------------------------------------- 页面里的增强器

@@ -211,7 +211,7 @@
     event.stopPropagation();
   }, true);
   document.addEventListener("DOMContentLoaded", scan);
-  window.lstmPlayers = { sounds, scan };
+  window.lstmPlayers = { sounds, scan, upgrade };
   (function look(times) { // 笔记本先跑脚本，后把输出放上页面
     scan();
     if (times) setTimeout(look, 100, times - 1);

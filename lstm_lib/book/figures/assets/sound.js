@@ -116,7 +116,7 @@
         }
       };
     });
-    window.lstmPlayers.scan();
+    window.lstmPlayers.upgrade(box);
     return parts;
   }
   base.sound = {bins: bins, stft: stft, masked: masked, magnitude: magnitude, expand: expand, siSdr: siSdr, compare: compare};
