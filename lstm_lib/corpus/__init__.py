@@ -76,7 +76,7 @@ def corpus_key() -> str:
     """语料配方的键：源代码、句子与合成器的版本。"""
     text = files("lstm_lib.corpus").joinpath("sentences.txt").read_text(encoding="utf-8")
     versions = [f"{name}={version(name)}" for name in ("espeakng-loader", "soxr", "numpy")]
-    names = ("build", "speech", "noises")
+    names = ("build", "speech", "noises", "wide")
     return recipe_key(*(f"lstm_lib.corpus.{name}" for name in names), extra="\n".join([text, *versions]))
 
 

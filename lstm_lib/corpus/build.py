@@ -5,7 +5,9 @@
 """
 
 import json
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from lstm_lib.corpus import noises
 from lstm_lib.corpus.speech import Synthesizer, normalize
+from lstm_lib.corpus.wide import WIDE
 from lstm_lib.waves import SAMPLE_RATE, scale_noise
 
 LANGUAGES = {"cmn": "普通话", "en-us": "英语"}
@@ -27,7 +30,9 @@ TRAIN_VOICES = tuple(
 SPLIT = {"train": slice(0, 46), "validation": slice(46, 52), "test": slice(52, 60)}
 UTTERANCES_PER_VOICE = 16  # 每种语言各一半
 CLIP = 6 * SAMPLE_RATE
-CLIPS = {"named": 60, "family": 75}  # 每一种的训练片段数
+LIFELIKE = {kind: make for kind, make in WIDE.items() if kind != "水"}  # 水声太像测试用的雨声
+# 训练的噪声与各有几个片段；次序就是编号
+KINDS = dict.fromkeys(noises.NAMED, 60) | dict.fromkeys(noises.FAMILIES, 75) | dict.fromkeys(LIFELIKE, 30)
 SNRS = (-5, 0, 5, 10)
 LEAD, TAIL = int(0.4 * SAMPLE_RATE), int(0.2 * SAMPLE_RATE)
 
@@ -65,7 +70,7 @@ def training_speech(synthesizer, texts, progress):
             for text in chosen:
                 pieces += [say(synthesizer, rng, language, variant, str(text), widen=True)]
                 pieces += [np.zeros(int(rng.uniform(0.1, 0.5) * SAMPLE_RATE), np.float32)]
-        progress(0.05 + 0.3 * index / len(TRAIN_VOICES))
+        progress(0.05 + 0.4 * index / len(TRAIN_VOICES))
     return np.concatenate(pieces)
 
 
@@ -96,18 +101,19 @@ def to_int16(wave):
     return np.round(wave * (32767 * min(1.0, 0.95 / np.abs(wave).max()))).astype(np.int16)
 
 
-def training_noise(stream, progress):
-    """训练噪声：六种有名字的，加四个宽家族。返回 int16 (片段, 样点) 与每个片段的种类。"""
-    makers = [(name, make, CLIPS["named"]) for name, make in noises.HEARD.items()]
-    makers += [(noises.BABBLE, lambda rng, n: babble(rng, n, stream), CLIPS["named"])]
-    makers += [(name, make, CLIPS["family"]) for name, make in noises.FAMILIES.items()]
-    clips, kinds = [], []
-    for number, (name, make, count) in enumerate(makers):
-        for index in range(count):
-            clips.append(to_int16(make(np.random.default_rng([4, number, index]), CLIP)))
-            kinds.append(name)
-        progress(0.4 + 0.5 * (number + 1) / len(makers))
-    return np.stack(clips), kinds
+def clips(kind, make):
+    """一种噪声的训练片段，int16 (片段, 样点)；每个片段的种子只看第几种、第几个。"""
+    seeds = ([4, list(KINDS).index(kind), k] for k in range(KINDS[kind]))
+    return np.stack([to_int16(make(np.random.default_rng(seed), CLIP)) for seed in seeds])
+
+
+def many_clips(makers):
+    return {kind: clips(kind, make) for kind, make in makers.items()}
+
+
+def lifelike_noise():
+    """不用语音的一半训练噪声，由另一个进程做。"""
+    return many_clips(noises.HEARD | LIFELIKE)
 
 
 def scene(clean, make, seed, **facts):
@@ -169,16 +175,23 @@ def held_out(synthesizer, texts, stream):
 
 def build(folder: Path, progress=lambda fraction: None) -> None:
     """把整套语料写进 ``folder``（已存在的空目录）。"""
-    synthesizer, texts = Synthesizer(), sentences()
-    speech = training_speech(synthesizer, texts, progress)
-    train_stream = babble_stream(synthesizer, texts, "train")
-    held_stream = babble_stream(synthesizer, texts, "held")
-    scenes = held_out(synthesizer, texts, held_stream)
-    progress(0.4)
+    # 噪声占一半时间，又不用合成器：一部分由另一个进程同时做
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        lifelike = pool.submit(lifelike_noise)
+        synthesizer, texts = Synthesizer(), sentences()
+        speech = training_speech(synthesizer, texts, progress)
+        train_stream = babble_stream(synthesizer, texts, "train")
+        held_stream = babble_stream(synthesizer, texts, "held")
+        scenes = held_out(synthesizer, texts, held_stream)
+        progress(0.6)
+        made = many_clips(noises.FAMILIES)
+        progress(0.85)
+        made[noises.BABBLE] = clips(noises.BABBLE, lambda rng, n: babble(rng, n, train_stream))
+        progress(0.9)
+        made |= lifelike.result()
     np.save(folder / "speech.npy", np.round(speech * 32767).clip(-32768, 32767).astype(np.int16))
-    clips, kinds = training_noise(train_stream, progress)
-    np.save(folder / "noise.npy", clips)
-    facts = {"kinds": kinds}
+    np.save(folder / "noise.npy", np.concatenate([made[kind] for kind in KINDS]))
+    facts = {"kinds": [kind for kind in KINDS for _ in made[kind]]}
     for split, items in scenes.items():
         facts[split] = [{k: v for k, v in item.items() if k not in ("clean", "noise")} for item in items]
         waves = {

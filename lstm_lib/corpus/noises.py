@@ -277,3 +277,4 @@ UNHEARD = {"警笛": siren, "音乐": music, "雨声": rain}
 VALIDATION = {"鸟鸣": birds, "闹铃": alarm, "掌声": applause}
 FAMILIES = {"有色": colored, "谐音": tones, "冲击": impacts, "混合": mixture}
 BABBLE = "人声嘈杂"
+NAMED = (*HEARD, BABBLE)  # 训练里有名字的六种

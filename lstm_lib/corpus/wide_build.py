@@ -24,7 +24,8 @@ def build(folder: Path, progress=lambda fraction: None) -> None:
     for k, part in enumerate(np.array_split(data.speech, len(TRAIN_VOICES))):
         write(folder / "speech" / f"{k:02d}.wav", part)
     for k, (wave, kind) in enumerate(zip(data.noise, data.kinds, strict=True)):
-        write(folder / "noise" / kind / f"{k:03d}.wav", wave)
+        if kind not in WIDE:  # 书中的语料也有几段，下面的更多、更长
+            write(folder / "noise" / kind / f"{k:03d}.wav", wave)
     for number, (kind, make) in enumerate(WIDE.items()):
         for k in range(CLIPS):
             write(

@@ -29,8 +29,9 @@ class Recipe:
     snr_db: tuple[float, float] = (-7.0, 13.0)
     level_db: tuple[float, float] = (-32.0, 12.0)  # 整体响度的范围
     far: float = 0.25  # 响度取遍整个范围的概率；其余时候只在 ±6 dB 里变
-    families: float = 0.2  # 噪声取自宽家族的概率
+    families: float = 0.35  # 噪声取自宽家族的概率
     blend: float = 0.15  # 再叠上第二个噪声片段的概率
+    carry: float = 0.25  # 一段从上一批的末状态出发的概率；其余从零状态出发
     seed: int = 0
 
     @property
@@ -57,8 +58,8 @@ class Batches:
         self.recipe = recipe
         self.length = recipe.length
         self.speech, self.noise = data.speech, data.noise
-        named = [index for index, kind in enumerate(data.kinds) if kind not in corpus.noises.FAMILIES]
-        family = [index for index, kind in enumerate(data.kinds) if kind in corpus.noises.FAMILIES]
+        named = [index for index, kind in enumerate(data.kinds) if kind in corpus.noises.NAMED]
+        family = [index for index, kind in enumerate(data.kinds) if kind not in corpus.noises.NAMED]
         self.groups = (np.array(named), np.array(family))
         self.rng = np.random.default_rng(recipe.seed)
 
@@ -96,6 +97,30 @@ def rms(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(wave * wave))) + 1e-6
 
 
+class Carried(torch.nn.Module):
+    """训练时套在网络外面：一批里随机的几段从上一批的末状态出发，于是网络见过攒久了的状态、半路换掉的噪声。
+
+    幅度谱 (B, T, input_size) → 掩蔽 (B, T, 频点数)。B 变了，或 :meth:`reset` 之后的第一批，全都从零状态出发。
+    """
+
+    def __init__(self, network: IRMNetwork, probability: float):
+        super().__init__()
+        self.network, self.probability = network, probability
+        self.reset()
+
+    def reset(self) -> None:
+        self.state: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def forward(self, mag: torch.Tensor) -> torch.Tensor:
+        state = self.state if self.state is not None and self.state[0].shape[1] == len(mag) else None
+        if state is not None:
+            carried = torch.rand(len(mag), 1, device=mag.device) < self.probability
+            state = tuple(part * carried for part in state)
+        mask, state = self.network.forward_with_state(mag, state)
+        self.state = tuple(part.detach() for part in state)  # 梯度不回到上一批
+        return mask
+
+
 def train(
     data: corpus.TrainingData, recipe: Recipe, progress: bool = True, title: str = "训练网络"
 ) -> tuple[IRMNetwork, dict]:
@@ -113,6 +138,7 @@ def train(
 def train_loop(data, recipe, progress, title):
     """训练循环：取一批，定学习率，走一步；每 25 步记一次平均的损失。"""
     network = IRMNetwork(recipe.network)
+    model = Carried(network, recipe.carry)
     optimizer = torch.optim.Adam(network.parameters())
     batches = Batches(data, recipe)
     started, losses, recent = time.perf_counter(), [], []
@@ -120,7 +146,7 @@ def train_loop(data, recipe, progress, title):
         for step in range(recipe.steps):
             clean, noisy = batches()
             set_rate(optimizer, *one_cycle(step, recipe.steps, recipe.learning_rate))
-            loss = training_step(network, optimizer, clean, noisy, recipe.network, recipe.clip)
+            loss = training_step(model, optimizer, clean, noisy, recipe.network, recipe.clip)
             recent.append(loss.item())
             if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
                 losses.append((step + 1, float(np.mean(recent))))
