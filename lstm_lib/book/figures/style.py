@@ -93,10 +93,23 @@ def show(fig: Figure, alt: str, caption: str | None = None) -> None:
     """
     from IPython.display import display
 
-    with style_context():
-        text = svg.inline(svg.render(fig, alt))
-    plt.close(fig)
-    display({"text/html": figure_html(text, caption), "text/plain": f"[图] {caption or alt}"}, raw=True)
+    display(Picture(fig, alt, caption))
+
+
+class Picture:
+    """:func:`show` 嵌进去的那张图，参数相同；先拿在手里，``glue`` 到算出它之前的地方去。"""
+
+    def __init__(self, fig: Figure, alt: str, caption: str | None = None) -> None:
+        with style_context():
+            self._html = figure_html(svg.inline(svg.render(fig, alt)), caption)
+        plt.close(fig)
+        self._text = f"[图] {caption or alt}"
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def _repr_html_(self) -> str:
+        return self._html
 
 
 def figure_html(content: str, caption: str | None = None) -> str:
