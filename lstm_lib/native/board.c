@@ -28,6 +28,8 @@ static int stop(const char *why) { return fprintf(stderr, "%s\n", why), 1; }
 int main(int count, char **names) {
     lstm_error error;
     const int64_t bytes = read_model(count == 2 ? names[1] : "");
+    if (!bytes) return stop("读不到模型");
+    if (bytes == ROOM) return stop("模型太大：把 ROOM 改大");
     const int64_t need = lstm_model_bytes(model, bytes, LSTM_PORTABLE, LSTM_FLOAT32, &error);
     if (need < 0) return stop(lstm_message(error.code));
     if (need > ROOM) return stop("权重太大：把 ROOM 改大");

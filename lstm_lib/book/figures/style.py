@@ -93,7 +93,7 @@ def show(fig: Figure, alt: str, caption: str | None = None) -> None:
     """
     from IPython.display import display
 
-    display(Picture(fig, alt, caption))
+    display(Picture(fig, alt, caption).data, raw=True)
 
 
 class Picture:
@@ -101,15 +101,12 @@ class Picture:
 
     def __init__(self, fig: Figure, alt: str, caption: str | None = None) -> None:
         with style_context():
-            self._html = figure_html(svg.inline(svg.render(fig, alt)), caption)
+            content = figure_html(svg.inline(svg.render(fig, alt)), caption)
         plt.close(fig)
-        self._text = f"[图] {caption or alt}"
+        self.data = {"text/html": content, "text/plain": f"[图] {caption or alt}"}
 
-    def __repr__(self) -> str:
-        return self._text
-
-    def _repr_html_(self) -> str:
-        return self._html
+    def _repr_mimebundle_(self, **_options: object) -> dict[str, str]:
+        return self.data
 
 
 def figure_html(content: str, caption: str | None = None) -> str:
