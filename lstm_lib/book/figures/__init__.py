@@ -34,6 +34,7 @@ __all__ = [
     "PAPER",
     "PURPLE",
     "RED",
+    "Picture",
     "bars",
     "colormap",
     "gate_explorer",
@@ -65,7 +66,7 @@ _HOMES = {
         "quantizer",
         "roofline_explorer",
     ),
-    "style": ("show", "style_context", "use_style"),
+    "style": ("Picture", "show", "style_context", "use_style"),
 }
 
 

@@ -93,10 +93,20 @@ def show(fig: Figure, alt: str, caption: str | None = None) -> None:
     """
     from IPython.display import display
 
-    with style_context():
-        text = svg.inline(svg.render(fig, alt))
-    plt.close(fig)
-    display({"text/html": figure_html(text, caption), "text/plain": f"[图] {caption or alt}"}, raw=True)
+    display(Picture(fig, alt, caption).data, raw=True)
+
+
+class Picture:
+    """:func:`show` 嵌进去的那张图，参数相同；先拿在手里，``glue`` 到算出它之前的地方去。"""
+
+    def __init__(self, fig: Figure, alt: str, caption: str | None = None) -> None:
+        with style_context():
+            content = figure_html(svg.inline(svg.render(fig, alt)), caption)
+        plt.close(fig)
+        self.data = {"text/html": content, "text/plain": f"[图] {caption or alt}"}
+
+    def _repr_mimebundle_(self, **_options: object) -> dict[str, str]:
+        return self.data
 
 
 def figure_html(content: str, caption: str | None = None) -> str:
