@@ -21,15 +21,16 @@ class Recipe:
     """训练配方。"""
 
     network: NetworkConfig = REPAIRED
-    steps: int = 3000
+    steps: int = 3500
     batch: int = 16
     segment: int = 63  # 每段的帧数，约一秒；帧移不是 256 的网络，取最接近的整数个帧移
-    learning_rate: float = 4e-3
+    learning_rate: float = 5e-3
     clip: float = 1.0
-    snr_db: tuple[float, float] = (-7.0, 13.0)
+    loss: str = "si-sdr"  # loss.LOSSES 之一
+    snr_db: tuple[float, float] = (-6.0, 12.0)
     level_db: tuple[float, float] = (-32.0, 12.0)  # 整体响度的范围
-    far: float = 0.25  # 响度取遍整个范围的概率；其余时候只在 ±6 dB 里变
-    families: float = 0.35  # 噪声取自宽家族的概率
+    far: float = 0.15  # 响度取遍整个范围的概率；其余时候只在 ±6 dB 里变
+    families: float = 0.4  # 噪声没有名字（取自宽家族与更像生活的几族）的概率
     blend: float = 0.15  # 再叠上第二个噪声片段的概率
     carry: float = 0.25  # 一段从上一批的末状态出发的概率；其余从零状态出发
     seed: int = 0
@@ -42,12 +43,14 @@ class Recipe:
 
 
 NO_SCALING = torch.amp.GradScaler("cpu", enabled=False)  # 不放大损失：只有 fp16 才要
-SHORT = Recipe(steps=300)  # 三个短训练只为比较，先后次序 300 步已经定了：别的都一样，只差一处
+SHORT = Recipe(steps=300)  # 短训练只为比较，先后次序 300 步已经定了：别的都一样，只差一处
 RECIPES = {
     "repaired": Recipe(),
     "document": replace(SHORT, network=DOCUMENT),
     "short": SHORT,
     "narrow": replace(SHORT, families=0.0),
+    "fresh": replace(SHORT, carry=0.0),
+    "clear": replace(SHORT, loss="clear"),
 }
 
 
@@ -146,7 +149,9 @@ def train_loop(data, recipe, progress, title):
         for step in range(recipe.steps):
             clean, noisy = batches()
             set_rate(optimizer, *one_cycle(step, recipe.steps, recipe.learning_rate))
-            loss = training_step(model, optimizer, clean, noisy, recipe.network, recipe.clip)
+            loss = training_step(
+                model, optimizer, clean, noisy, recipe.network, recipe.clip, loss=recipe.loss
+            )
             recent.append(loss.item())
             if (step + 1) % 25 == 0 or step + 1 == recipe.steps:
                 losses.append((step + 1, float(np.mean(recent))))

@@ -26,6 +26,8 @@ TITLES = {
     "document": "短训练：原样网络",
     "short": "短训练：修补网络",
     "narrow": "短训练：六种噪声",
+    "fresh": "短训练：段段从零起",
+    "clear": "短训练：兼顾可懂度",
     "tiny": "短训练：小网络",
 }
 
@@ -106,8 +108,9 @@ def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwor
     """训练好的网络（推理模式）。第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
 
     参数:
-        name: "repaired" 是全书用的修补网络；"tiny" 是放得进网页的小网络（24 个隐藏单元）。另外三个是只为比较的短训练：
-            "document" 是原样网络，"short" 是修补网络，"narrow" 是只用六种噪声训练的修补网络
+        name: "repaired" 是全书用的修补网络；"tiny" 是放得进网页的小网络（24 个隐藏单元）。另外五个是只为比较的短训练：
+            "short" 是修补网络，别的各改一处：原样网络 "document"，只有六种噪声 "narrow"，段段从零状态出发 "fresh"，
+            换成兼顾可懂度的损失 "clear"
         progress: 显示进度条
     返回:
         ``irm.IRMNetwork``，``network.config`` 是它的尺寸。
