@@ -27,6 +27,9 @@ class NumPyEngine(Engine):
     def sequence(self, x: np.ndarray) -> np.ndarray:
         return self._after(self._lstm(self.frames(x))[0])
 
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        return self._after(self._lstm(self.batches(x))[0])
+
     def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         y, state = self._lstm(self.frame(x)[None], state)
         return self._after(y[0]), state

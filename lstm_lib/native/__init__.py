@@ -184,7 +184,7 @@ class NativeNetwork(NativeLSTM):
         return self._model.head == self._ffi.NULL and not self._model.sigmoid
 
     def head(self, h: np.ndarray) -> np.ndarray:
-        """LSTM 的输出 (T, H) 或 (H,)，连续的 float32 → 网络的输出 (T, O) 或 (O,)。"""
+        """LSTM 的输出 (T, H)、(T, B, H) 或 (H,)，连续的 float32 → 网络的输出，H 换成 O。"""
         model, lib, rows = self._model, self._lib, h.size // self.config.output_size
         if self.plain:
             return h
