@@ -167,23 +167,24 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows 
 // [/一块]
 
 // [分组]
-/* count 行匀成几组，一组不超过 MOST 行：16 行是 6 + 5 + 5，不是 6 + 6 + 4。
- * 一组几行是编译期常数，累加器才能全在寄存器里，所以每种行数各编译一份。 */
-#define GROUPS(one)                                                                                \
-    for (int64_t at = 0, left = (count + MOST - 1) / MOST, n; left > 0; at += n, left--) {         \
-        n = (count - at + left - 1) / left;                                                        \
-        switch (n) { EACH_COUNT(one) }                                                             \
-    }
+/* 把 count 行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
+ * 组越大，一个权重用的次数越多：16 行在有 32 个寄存器的机器上是 6 + 6 + 4。 */
+#define GROUPS(count, one)                                                                         \
+    int64_t at = 0;                                                                                \
+    for (; count - at >= MOST; at += MOST) one(MOST);                                              \
+    for (; MOST > 4 && count - at >= 4; at += 4) one(4);                                           \
+    for (; count - at >= 2; at += 2) one(2);                                                       \
+    for (; count - at >= 1; at += 1) one(1);
 #define PROJECT(n) FN(project_some)(cell, unit, x, at, n, kind, pre, units)
 #define ADVANCE(n) FN(advance_some)(cell, unit, 1, x, h, at, n, kind, pre, c, next, units)
 
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
-                        float *pre, int64_t units){GROUPS(PROJECT)}
+                        float *pre, int64_t units){GROUPS(count, PROJECT)}
 
 INLINE
     void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
                      int kind, const float *pre, float *c, float *next, int64_t units) {
-    GROUPS(ADVANCE)
+    GROUPS(count, ADVANCE)
 }
 // [/分组]
 

@@ -35,16 +35,9 @@
 /* 一次最多几帧共用读进来的权重：4·MOST 个累加器要住得下寄存器（AVX-512 与 AArch64 有 32 个，其余 16 个）。 */
 #if ISA == AT_avx512 || defined(__aarch64__)
 enum { MOST = 6 };
-#define EACH_COUNT(one)                                                                            \
-    CASE(one, 6) CASE(one, 5) CASE(one, 4) CASE(one, 3) CASE(one, 2) CASE(one, 1)
 #else
 enum { MOST = 3 };
-#define EACH_COUNT(one) CASE(one, 3) CASE(one, 2) CASE(one, 1)
 #endif
-#define CASE(one, n)                                                                               \
-    case n:                                                                                        \
-        one(n);                                                                                    \
-        break;
 
 enum { AHEAD = 2048 }; /* 权重提前多少字节预取，见 dot */
 
