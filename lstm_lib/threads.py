@@ -59,7 +59,7 @@ def workers(function: Callable[[], object]) -> int | None:
     if not after:
         return None
     spent = [used - before.get(thread, 0) for thread, used in after.items()]
-    return sum(one > 0.1 * max(spent) for one in spent)
+    return max(1, sum(one > 0.1 * max(spent) for one in spent))  # 太短的，内核还没记账
 
 
 def _used() -> dict[str, int]:
