@@ -107,7 +107,8 @@ def aligned(shape: int | tuple[int, ...], dtype: DTypeLike, alignment: int = 64)
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        memory, alignment = mmap.mmap(-1, size + HUGE), HUGE
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # 缺省是共享的，共享的拿不到大页
+        memory, alignment = mmap.mmap(-1, size + HUGE, flags=private), HUGE
         with contextlib.suppress(OSError):  # 系统没有大页也能用，只是慢些
             memory.madvise(mmap.MADV_HUGEPAGE)
         raw = np.frombuffer(memory, np.uint8)
