@@ -6,12 +6,13 @@
 """
 
 import argparse
+from functools import partial
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from lstm_lib import LSTM
+from lstm_lib import LSTM, threads
 from lstm_lib.book.tables import Table
 from lstm_lib.engines import DTYPES, available, build, chain_race, timing
 from lstm_lib.enhance.config import REPAIRED
@@ -26,14 +27,26 @@ COMPARISONS = (  # (哪一场, 我们的权重, 对手的权重)
     ("sequence", "float32", "float32"),
     ("sequence", "float16", "float32"),
     ("sequence", "int8", "int8"),
+    ("batch", "float32", "float32"),
+    ("batch", "float16", "float32"),
+    ("batch", "int8", "int8"),
 )
+TITLES = {"step": "一帧", "sequence": "整段", "batch": "几段一起"}
 TOLERANCE = {"float32": 1e-4, "float16": 5e-3, "int8": 0.2}
 
 
-def check(engines, x):
+def check(engines, x, several):
     """先确认大家算的是同一个东西，再比快慢；``engines`` 的第一个是标准。"""
-    expected = engines[0].sequence(x)
+    expected, wanted_batch = engines[0].sequence(x), engines[0].batch(several)
     for engine in engines:
+        if engine.together:
+            np.testing.assert_allclose(
+                engine.batch(several),
+                wanted_batch,
+                rtol=0,
+                atol=TOLERANCE[engine.dtype],
+                err_msg=engine.title,
+            )
         np.testing.assert_allclose(
             engine.sequence(x), expected, rtol=0, atol=TOLERANCE[engine.dtype], err_msg=engine.title
         )
@@ -64,31 +77,42 @@ def main(argv=None):
     )
     parser.add_argument("--rounds", type=int, default=40, help="轮流多少轮，缺省 40")
     parser.add_argument("--frames", type=int, default=1000, help="整段有多少帧，缺省 1000")
+    parser.add_argument("--batch", type=int, default=16, help="几段一起算的有几段，各是整段的一半长，缺省 16")
     args = parser.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     lstm = LSTM.from_torch(torch.nn.LSTM(256, 257))
     x = np.random.default_rng(0).standard_normal((args.frames, 256)).astype(np.float32)
     engines = build(lstm, ["numpy", *(name for name in available() if name != "numpy")])
+    several = np.stack([np.roll(x, k, axis=0)[: -(-args.frames // 2)] for k in range(args.batch)], axis=1)
+    notes = [] if (note := threads.crowded(threads.idle_share())) is None else [note]
     with threadpool_limits(1):
-        check(engines, x)
-        results = timing.race(engines, x, args.rounds)
+        check(engines, x, several)
+        results = timing.race(engines, x, args.rounds, batch=several)
+        count = [threads.workers(partial(e.sequence, x)) for e in engines]
     for kind, unit, title in (
         ("step", 1e-6, "一次一帧，带状态，μs"),
         ("sequence", 1e-3, f"整段 {args.frames} 帧，ms"),
+        ("batch", 1e-3, f"{several.shape[1]} 段一起算，各 {len(several)} 帧，ms"),
     ):
         times = results[kind]
         took_part = [row for row in times if not np.isnan(row).any()]
         ratios = [f"{np.median(times[0] / row):.2f}" for row in took_part]
+        notes += [f"{TITLES[kind]}，{note}" for note in timing.unrest([e.title for e in engines], times)]
         rows = [[*row, ratio] for row, ratio in zip(timing.rows(engines, times, unit), ratios, strict=True)]
         print(Table(["引擎", "权重", "中位数", "四分位范围", "NumPy ÷ 它"], rows, title), "\n")
+    notes += [
+        f"{e.title} 用了 {n} 个线程，不是一个：它的数不能与别家比。"
+        for e, n in zip(engines, count, strict=True)
+        if n not in (1, None)
+    ]
+    print(*(notes or ["各家都只用一个线程，四分位的宽度都在中位数的三成以内。"]), sep="\n", end="\n\n")
     comparisons = []
     for kind, ours, theirs in COMPARISONS:
         times = results[kind]
         us, them = timing.fastest(engines, times, ours, ours=True), timing.fastest(engines, times, theirs)
         middle, low, high = timing.speedup(times, them, us)
-        title = "一帧" if kind == "step" else "整段"
-        row = [title, engines[us].title, engines[them].title, f"{middle:.2f}", f"{low:.2f}–{high:.2f}"]
+        row = [TITLES[kind], engines[us].title, engines[them].title, f"{middle:.2f}", f"{low:.2f}–{high:.2f}"]
         comparisons.append(row)
     print(
         Table(["场次", "本书", "最快的对手", "快几倍", "四分位范围"], comparisons, "与最快的对手相比"), "\n"

@@ -4,8 +4,10 @@ OpenMP 的线程等别的线程时原地空转一会儿，机器空闲时最快�
 这时睡下才快。睡下再叫醒又要时间，所以空闲的机器上不该睡。两样都不改变算出的数，实测见 bench/training_step.py。
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 # NumPy 的 OpenBLAS 也空转，缺省一转就是几十毫秒；另一个核被占着时，一次小小的内积都要等它
@@ -37,6 +39,36 @@ def idle_share(seconds: float = LOOK) -> float | None:
     if before is None or after is None or after[1] == before[1]:
         return None
     return (after[0] - before[0]) / (after[1] - before[1])
+
+
+def crowded(share: float | None) -> str | None:
+    """空着的份额太小时，给计时的表添的一句提醒；够空闲，或系统不说，就是 None。"""
+    if share is None or share >= QUIET:
+        return None
+    return f"这台机器的核只有 {share:.0%} 空着，别的程序在抢：微秒数偏大，跑得久的更吃亏，倍数也就偏大；请在空闲时再跑一次。"
+
+
+def workers(function: Callable[[], object]) -> int | None:
+    """function() 跑一遍，本进程有几个线程真的在算：占到最忙的那个的一成才算；系统不说（没有 /proc）就是 None。
+
+    引擎说自己用一个线程不算数，这里看的是各线程用掉的处理器时间。
+    """
+    before = _used()
+    function()
+    after = _used()
+    if not after:
+        return None
+    spent = [used - before.get(thread, 0) for thread, used in after.items()]
+    return max(1, sum(one > 0.1 * max(spent) for one in spent))  # 太短的，内核还没记账
+
+
+def _used() -> dict[str, int]:
+    """本进程各线程用掉的处理器时间，纳秒；格式见内核文档 sched-stats。"""
+    used = {}
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # 线程刚刚结束
+            used[path.parent.name] = int(path.read_text().split()[0])
+    return used
 
 
 def _ticks() -> tuple[int, int] | None:

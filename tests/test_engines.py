@@ -2,14 +2,17 @@
 
 import importlib
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
-from lstm_lib import LSTM, cli, engines
+from lstm_lib import LSTM, cli, engines, threads
 from lstm_lib.engines import Network, timing
 from lstm_lib.enhance import irm
 from lstm_lib.formats import ncnn_run, network_file, onnx_graph, writers
@@ -221,6 +224,39 @@ def test_state_goes_in_and_out_as_arrays(name, network):
         np.testing.assert_allclose(back, wanted, rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="状态 h"):
         engine.to_state(h[:, :-1], c)
+
+
+def batch_first(network):
+    lstm = LSTM(replace(network.lstm.config, batch_first=True), network.lstm.parameters)
+    return Network(lstm, network.weight, network.bias, network.sigmoid)
+
+
+@pytest.mark.parametrize("network", [batch_first(CASES["一层"]), CASES["两层与线性层，没有 sigmoid"]])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_equals_its_sequences(name, network):
+    [engine] = engines.build(network, [name])
+    x = np.stack([frames(network, 12, seed) for seed in range(5)], axis=1)
+    alone = np.stack([engine.sequence(x[:, b]) for b in range(5)], axis=1)
+    y = engine.batch(x)
+    assert y.shape == alone.shape == (12, 5, alone.shape[-1])
+    if name.startswith("c"):
+        assert np.array_equal(y, alone), "本书的 C：求和次序不变，一个比特也不差"
+    # onnxruntime 的 int8 用整批的最大值定输入的步长
+    np.testing.assert_allclose(y, alone, rtol=0, atol=0.1 if name == "onnxruntime-int8" else 1e-5)
+    for wrong in (x[:, 0], x[:, :0], x[..., :-1]):
+        with pytest.raises(ValueError, match="几段输入"):
+            engine.batch(wrong)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_engine_works_on_one_thread(name):
+    network = make(inputs=64, hidden=128)
+    [engine] = engines.build(network, [name])
+    x = frames(network, 300)
+    with threadpool_limits(1):
+        engine.sequence(x)
+        time.sleep(0.3)  # 别的用例开过的 BLAS 线程还在空转，等它们睡下
+        assert threads.workers(lambda: [engine.sequence(x) for _ in range(5)]) in (1, None)
 
 
 @pytest.mark.parametrize("network", [CASES["一层"], CASES["两层与线性层，没有 sigmoid"]])
@@ -647,3 +683,5 @@ def test_medians_spread_and_ratios():
     assert timing.speedup(times, 1, 0) == (2.0, 2.0, 5.0)
     with pytest.raises(ValueError, match="int8"):
         timing.fastest(racers, times, "int8")
+    [note] = timing.unrest(["稳的", "散的", "没参加的"], np.array([[10, 10, 11], [8, 4, 6], [np.nan] * 3]))
+    assert note.startswith("散的：") and "33%" in note

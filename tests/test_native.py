@@ -284,6 +284,28 @@ def test_stream_equals_whole(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("level", native.levels())
+def test_a_batch_equals_its_rows_run_alone(dtype, level):
+    """几段一起：分组（6、4、2、1）与成对的块都只改读权重的次序，一个比特也不差。"""
+    lstm = make((7, 41, 2, "forward", 0, 1, 1))
+    fast = NativeLSTM(lstm, dtype, level)
+    x = np.random.default_rng(3).standard_normal((30, 17, 7)).astype(np.float32)
+    alone = np.stack([fast(x[:, b])[0] for b in range(17)], axis=1)
+    for count in range(1, 18):
+        assert np.array_equal(fast(x[:, :count])[0], alone[:, :count]), count
+
+
+def test_big_arrays_are_aligned_zeros_of_the_asked_size():
+    for size in (1, library.HUGE - 1, library.HUGE, library.HUGE + 5):
+        array = library.aligned(size, np.uint8)
+        assert array.shape == (size,) and array.ctypes.data % 64 == 0 and not array.any()
+        array[:] = 1  # 写得进去，也写不到别处
+        assert array.sum() == size
+    if hasattr(library.mmap, "MADV_HUGEPAGE"):
+        assert library.aligned((library.HUGE // 4 + 1,), np.float32).ctypes.data % library.HUGE == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_threads_share_one_set_of_weights(dtype):
     lstm = make(SHAPES[0])
     fast = NativeLSTM(lstm, dtype)

@@ -141,6 +141,16 @@ class Engine(ABC):
         """会不会一次算整段；不会的，:meth:`sequence` 只是一帧一帧走完，不必拿去比快慢。"""
         return type(self).sequence is not Engine.sequence
 
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        """一样长的 B 段 (T, B, I) → (T, B, O)，各从零状态出发。这里是一段一段地算；会一起算的引擎另写。"""
+        x = self.batches(x)
+        return np.stack([self.sequence(x[:, b]) for b in range(x.shape[1])], axis=1)
+
+    @property
+    def together(self) -> bool:
+        """会不会把几段放在一起算，共用读进来的权重。"""
+        return type(self).batch is not Engine.batch
+
     def step(self, x: np.ndarray) -> np.ndarray:
         """走一帧 (I,) → (O,)，状态留在引擎里。"""
         y, self._state = self.advance(x, self._state)
@@ -185,6 +195,15 @@ class Engine(ABC):
         array = conventions.real(x, "输入 x", FLOAT32)
         if array.ndim != 2 or array.shape[1] != self.input_size or not len(array):
             raise ValueError(f"整段输入 x 的形状应为 (T, {self.input_size})，T 至少是 1，得到 {array.shape}")
+        return np.ascontiguousarray(array)
+
+    def batches(self, x: np.ndarray) -> np.ndarray:
+        """几段：(T, B, I)、连续的 float32，T、B 至少是 1；形状不对抛 ``ValueError``。"""
+        array = conventions.real(x, "输入 x", FLOAT32)
+        if array.ndim != 3 or array.shape[2] != self.input_size or not array.size:
+            raise ValueError(
+                f"几段输入 x 的形状应为 (T, B, {self.input_size})，T、B 至少是 1，得到 {array.shape}"
+            )
         return np.ascontiguousarray(array)
 
 

@@ -25,8 +25,6 @@ TOLERANCE = {
     "int8": 0.05,
 }  # 与 NumPy 的链相差多少算是同一条链；输入的满幅是 ±1
 HOUR = 3600
-QUARTILES = [25, 50, 75]
-SCATTER = 0.3  # 四分位的宽度超过中位数的这么多，就提醒
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +89,8 @@ def compare(
     made, notes = entrants(network, names)
     check(made)
     times = timing.race_chains([e.chain for e in made], [e.rate for e in made], rounds, seconds)
-    if idle is not None and idle < threads.QUIET:
-        notes.append(
-            f"这台机器的核只有 {idle:.0%} 空着，别的程序在抢：微秒数偏大，跑得久的更吃亏，倍数也就偏大；请在空闲时再跑一次。"
-        )
-    low, middle, high = np.percentile(times, QUARTILES, axis=1)
-    if ((high - low) > SCATTER * middle).any():
-        notes.append("有的中位数很分散（看四分位范围），多半有别的程序在跑；请多跑几轮，或等机器空闲。")
+    notes += [] if (note := threads.crowded(idle)) is None else [note]
+    notes += timing.unrest([e.title for e in made], times)
     return Report(made, times, _table(made, times), _parts(network, made, rounds), notes)
 
 
@@ -108,7 +101,7 @@ def _table(made: Sequence[Entrant], times: np.ndarray) -> Table:
     body = []
     for entrant, row in zip(made, times, strict=True):
         hop = entrant.chain.hop / entrant.rate
-        low, middle, high = np.percentile(row, QUARTILES)
+        low, middle, high = np.percentile(row, timing.QUARTILES)
         cells = [entrant.title, entrant.dtype, hop * 1e3, middle * hop * 1e6]
         cells += [f"{low * hop * 1e6:.3g}–{high * hop * 1e6:.3g}", f"{middle:.5f}", middle * HOUR]
         others = [0, *([rival] if rival is not None else [])]

@@ -50,6 +50,16 @@ class Signature:
         return cls(inputs, outputs, size, free[0] if free else 0, len(shape), bool(free), state)
 
 
+def free_batch(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """图的副本：输入输出的批（x、h、c 的第二轴，y 的倒数第二轴）不写死是 1。"""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    y, *states = copy.graph.output
+    for value, axis in [*((v, 1) for v in [*copy.graph.input, *states]), (y, -2)]:
+        value.type.tensor_type.shape.dim[axis].dim_param = "B"
+    return copy
+
+
 class GraphEngine(Engine):
     """子类给出 ``_run(*arrays) -> [arrays]``：按图的次序给输入，得到输出。状态是 (h, c)，形状同图的输入。"""
 

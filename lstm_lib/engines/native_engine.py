@@ -35,6 +35,9 @@ class NativeEngine(Engine):
     def sequence(self, x: np.ndarray) -> np.ndarray:
         return self._after(self._fast(self.frames(x))[0])
 
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        return self._after(self._fast(self.batches(x))[0])
+
     def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         if state is None:
             stream = self._fast.stream()

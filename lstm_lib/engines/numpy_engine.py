@@ -1,11 +1,13 @@
 """本书手写的 LSTM（``lstm_lib.lstm``），NumPy 来算。"""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from lstm_lib.engines.base import Engine, Network, Offer, State
 from lstm_lib.formats import network_file
+from lstm_lib.lstm import LSTM
 
 
 class NumPyEngine(Engine):
@@ -14,7 +16,9 @@ class NumPyEngine(Engine):
     def __init__(self, network: Network):
         config = network.lstm.config
         super().__init__(config.input_size, (config.num_layers, config.hidden_size))
-        self._lstm, self._after = network.lstm, network.after
+        # 引擎的形状总是 (T, B, I)，不看 batch_first
+        self._lstm = LSTM(replace(config, batch_first=False), network.lstm.parameters)
+        self._after = network.after
 
     @property
     def threads(self) -> int:
@@ -26,6 +30,9 @@ class NumPyEngine(Engine):
 
     def sequence(self, x: np.ndarray) -> np.ndarray:
         return self._after(self._lstm(self.frames(x))[0])
+
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        return self._after(self._lstm(self.batches(x))[0])
 
     def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         y, state = self._lstm(self.frame(x)[None], state)

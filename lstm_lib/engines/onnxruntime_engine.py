@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from lstm_lib.engines.base import Network, Offer
-from lstm_lib.engines.graph import GraphEngine, Signature
+from lstm_lib.engines.graph import GraphEngine, Signature, free_batch
 from lstm_lib.formats import onnx_graph, writers
 
 if TYPE_CHECKING:
@@ -24,13 +24,23 @@ class OnnxruntimeEngine(GraphEngine):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = self.threads
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, ["CPUExecutionProvider"]
-        )
+        self._open = lambda data: onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
+        self._session, self._several = self._open(model.SerializeToString()), None
+        self._model = model
         self._names, self._outputs = self.signature.inputs, list(self.signature.outputs)
 
     def _run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         return self._session.run(self._outputs, dict(zip(self._names, arrays, strict=True)))
+
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        if self.signature.dimensions != 3 or self.signature.time_axis or len(self._names) != 3:
+            return super().batch(x)
+        x = self.batches(x)
+        if self._several is None:  # 图里的批写死是 1：另开一份，那一轴不写死
+            self._several = self._open(free_batch(self._model).SerializeToString())
+        zeros = np.zeros((self.state_shape[0], x.shape[1], self.state_shape[2]), np.float32)
+        fed = dict(zip(self._names, (x, zeros, zeros), strict=True))
+        return self._several.run(self._outputs[:1], fed)[0].reshape(*x.shape[:2], -1)
 
 
 def onnx_model(network: Network) -> "onnx.ModelProto":

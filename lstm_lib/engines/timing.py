@@ -13,6 +13,8 @@ import numpy as np
 from lstm_lib.engines.base import Engine
 
 clock = time.perf_counter
+SCATTER = 0.3  # 四分位的宽度超过中位数的这么多，就提醒
+QUARTILES = [25, 50, 75]
 
 
 class Runner(Protocol):
@@ -77,16 +79,24 @@ def levels(times: np.ndarray, percentile: float = 99) -> tuple[float, float, flo
 
 
 def race(
-    engines: Sequence[Engine], x: np.ndarray, rounds: int = 30, calls: int = 40
+    engines: Sequence[Engine],
+    x: np.ndarray,
+    rounds: int = 30,
+    calls: int = 40,
+    batch: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """两场比赛：``{"step": …, "sequence": …}``，各是 (引擎, 轮) 的秒数；不会一次算整段的那一行是 NaN。
+    """几场比赛：``{"step": …, "sequence": …, "batch": …}``，各是 (引擎, 轮) 的秒数；不会的那一行是 NaN。
 
     x (T, I)：``sequence`` 算整段；``step`` 只用它的第一帧，带着状态反复走。
+    batch (T, B, I)：``batch`` 把 B 段放在一起算，只有会一起算的参加；不给就没有这一场。
     """
     results = {}
     frame = x[0].copy()
-    for kind, argument, count in (("step", frame, calls), ("sequence", x, 1)):
-        able = [k for k, e in enumerate(engines) if kind == "step" or e.whole]
+    bouts = [("step", frame, calls, engines), ("sequence", x, 1, [e for e in engines if e.whole])]
+    if batch is not None:
+        bouts.append(("batch", batch, 1, [e for e in engines if e.together]))
+    for kind, argument, count, entered in bouts:
+        able = [k for k, e in enumerate(engines) if e in entered]
         methods = [getattr(engines[k], kind) for k in able]
         times = np.full((len(engines), rounds), np.nan)
         times[able] = alternate([partial(method, argument) for method in methods], rounds, count)
@@ -123,9 +133,19 @@ def rows(engines: Sequence[Engine], times: np.ndarray, unit: float) -> list[list
     for engine, row in zip(engines, times, strict=True):
         if np.isnan(row).any():
             continue
-        low, middle, high = np.percentile(row, [25, 50, 75]) / unit
+        low, middle, high = np.percentile(row, QUARTILES) / unit
         table.append([engine.title, engine.dtype, middle, f"{low:.3g}–{high:.3g}"])
     return table
+
+
+def unrest(titles: Sequence[str], times: np.ndarray) -> list[str]:
+    """哪几行量得不准：四分位的宽度超过中位数的 ``SCATTER`` 的，各说一句宽了多少；times (各行, 轮)，有 NaN 的行不看。"""
+    notes = []
+    for title, row in zip(titles, times, strict=True):
+        low, middle, high = np.percentile(row, QUARTILES)
+        if high - low > SCATTER * middle:
+            notes.append(f"{title}：四分位的宽度是中位数的 {(high - low) / middle:.0%}，多半有别的程序在跑。")
+    return notes
 
 
 def fastest(engines: Sequence[Engine], times: np.ndarray, dtype: str, ours: bool = False) -> int:

@@ -31,6 +31,10 @@ class TorchEngine(Engine):
         with self._torch.inference_mode():
             return self._after(self._lstm(self._torch.from_numpy(self.frames(x)))[0]).numpy()
 
+    def batch(self, x: np.ndarray) -> np.ndarray:
+        with self._torch.inference_mode():
+            return self._after(self._lstm(self._torch.from_numpy(self.batches(x)))[0]).numpy()
+
     def advance(self, x: np.ndarray, state: State = None) -> tuple[np.ndarray, State]:
         with self._torch.inference_mode():
             y, state = self._lstm(self._torch.from_numpy(self.frame(x)[None]), state)
@@ -47,7 +51,7 @@ class TorchEngine(Engine):
 class TorchCellEngine(TorchEngine):
     """状态是逐层的 ``[(h, c), …]``，各 (1, H)。没有一次算整段的办法。"""
 
-    sequence = Engine.sequence
+    sequence, batch = Engine.sequence, Engine.batch
 
     def __init__(self, network: Network):
         super().__init__(network)

@@ -6,6 +6,7 @@
 >>> y_t = stream.step(x_t)
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,14 @@ class NativeLSTM:
 
 
 class NativeNetwork(NativeLSTM):
-    """LSTM 加线性层（与 sigmoid），都在 C 里算；只走单个序列。
+    """LSTM 加线性层（与 sigmoid），都在 C 里算；几个序列一起走时形状总是 (T, B, I)，不看 ``batch_first``。
 
     data：整个网络的文件（版本 2，格式见 ``formats.network_file``）的字节，``config`` 是其中 LSTM 的配置。
     dtype 是 "int8" 或 "float16" 时线性层的权重也是。
     """
 
     def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
+        config = replace(config, batch_first=False)
         self._open(config, data, dtype, level)
 
     @property
@@ -184,7 +186,7 @@ class NativeNetwork(NativeLSTM):
         return self._model.head == self._ffi.NULL and not self._model.sigmoid
 
     def head(self, h: np.ndarray) -> np.ndarray:
-        """LSTM 的输出 (T, H) 或 (H,)，连续的 float32 → 网络的输出 (T, O) 或 (O,)。"""
+        """LSTM 的输出 (T, H)、(T, B, H) 或 (H,)，连续的 float32 → 网络的输出，H 换成 O。"""
         model, lib, rows = self._model, self._lib, h.size // self.config.output_size
         if self.plain:
             return h

@@ -61,84 +61,77 @@ INLINE vf FN(weight)(const char *w, int gate, int item) {
 }
 
 // [浮点点积]
-/* n 帧一起算：权重读一次，用 n 次。n 与 item 是编译期常数，acc 全部住在寄存器里。 */
-INLINE void FN(dot)(const char *w, int item, int size, const float *x, int64_t stride, int n,
-                    vf acc[][4]) {
-    for (int k = 0; k < size; k++, w += 4 * V * item)
-        for (int gate = 0; gate < 4; gate++) {
-            const vf weight = FN(weight)(w, gate, item);
-            for (int j = 0; j < n; j++)
-                acc[j][gate] = FN(fma)(weight, SPLAT(x[j * stride + k]), acc[j][gate]);
-        }
+/* 一片：m 个相邻的块 × n 行，第 b 块第 j 行的四个门是 acc[b·n + j]。一个权重读一次，用 n 次；行与块越多，互不相干的
+ * 累加链就越多。每条链里都是一列接一列地加，所以怎样分片，结果一个比特也不变。m、n、item 是编译期常数，acc 全部住在寄存器里。
+ * 几行一起算时受限于乘加，一块权重却比一级缓存大：提前 AHEAD 字节叫它过来，乘加就不用停下来等。 */
+INLINE void FN(dot)(const char *w, int64_t next, int m, int item, int size, const float *x,
+                    int64_t stride, int n, vf acc[][4]) {
+    for (int k = 0; k < size; k++, w += 4 * V * item) {
+        for (int line = 0; n > 1 && line < 4 * V * item; line += 64)
+            __builtin_prefetch(w + AHEAD + line);
+        for (int gate = 0; gate < 4; gate++)
+            for (int b = 0; b < m; b++) {
+                const vf weight = FN(weight)(w + b * next, gate, item);
+                for (int j = 0; j < n; j++)
+                    acc[b * n + j][gate] =
+                        FN(fma)(weight, SPLAT(x[j * stride + k]), acc[b * n + j][gate]);
+            }
+    }
 }
 // [/浮点点积]
 
-// [单帧点积]
-/* 只有一帧时，四条累加链盖不住乘加的延迟：相邻的两块一起走，链就有八条；每条链里的次序与上面一样。 */
-INLINE void FN(dot_pair)(const char *w, const char *next, int item, int size, const float *x,
-                         vf acc[2][4]) {
-    for (int k = 0; k < size; k++, w += 4 * V * item, next += 4 * V * item) {
-        const vf value = SPLAT(x[k]);
-        for (int gate = 0; gate < 4; gate++) {
-            acc[0][gate] = FN(fma)(FN(weight)(w, gate, item), value, acc[0][gate]);
-            acc[1][gate] = FN(fma)(FN(weight)(next, gate, item), value, acc[1][gate]);
-        }
-    }
-}
-// [/单帧点积]
-
 // [整数点积]
 /* int8：一次读 4 列 × V 行的权重，x 的 4 个字节复制到每一道，一条指令 4V 次乘加。
- * size 已补成 4 的倍数。 */
-INLINE const int8_t *FN(dot8)(const int8_t *w, int size, const int8_t *x, int64_t stride, int n,
-                              vi acc[][4]) {
-    for (int k = 0; k < size; k += 4, w += 16 * V) {
-        FN(vb) weight[4];
-        for (int gate = 0; gate < 4; gate++) weight[gate] = *(const FN(ub) *)(w + gate * 4 * V);
-        for (int j = 0; j < n; j++) {
-            int32_t four;
-            __builtin_memcpy(&four, x + j * stride + k, 4);
+ * size 已补成 4 的倍数；m、n 与上面一样。 */
+INLINE void FN(dot8)(const int8_t *w, int64_t next, int m, int size, const int8_t *x,
+                     int64_t stride, int n, vi acc[][4]) {
+    for (int k = 0; k < size; k += 4, w += 16 * V)
+        for (int b = 0; b < m; b++) {
+            FN(vb) weight[4];
             for (int gate = 0; gate < 4; gate++)
-                acc[j][gate] = FN(dot4)(acc[j][gate], weight[gate], four);
+                weight[gate] = *(const FN(ub) *)(w + b * next + gate * 4 * V);
+            for (int j = 0; j < n; j++) {
+                int32_t four;
+                __builtin_memcpy(&four, x + j * stride + k, 4);
+                for (int gate = 0; gate < 4; gate++)
+                    acc[b * n + j][gate] = FN(dot4)(acc[b * n + j][gate], weight[gate], four);
+            }
         }
-    }
-    return w;
 }
 // [/整数点积]
 
 // [反量化]
-/* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。 */
-INLINE void FN(product8)(const int8_t *w, int size, const int8_t *x, const float *step, int n,
-                         const int32_t *offset, const float *scale, vf acc[][4]) {
+/* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。相邻两块的 offset 与 scale 相距 rows 个数。 */
+INLINE void FN(product8)(const int8_t *w, int64_t next, int m, int size, const int8_t *x,
+                         const float *step, int n, const int32_t *offset, const float *scale,
+                         int rows, vf acc[][4]) {
     vi sum[MOST][4];
-    for (int j = 0; j < n; j++)
+    for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
-            sum[j][gate] = DOT_OFFSET ? LOADI(offset + gate * V) : (vi){0};
-    FN(dot8)(w, size, x, size, n, sum);
-    for (int j = 0; j < n; j++)
+            sum[k][gate] = DOT_OFFSET ? LOADI(offset + k / n * rows + gate * V) : (vi){0};
+    FN(dot8)(w, next, m, size, x, size, n, sum);
+    for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
-            acc[j][gate] = FN(fma)(__builtin_convertvector(sum[j][gate], vf),
-                                   LOAD(scale + gate * V) * step[j], acc[j][gate]);
+            acc[k][gate] =
+                FN(fma)(__builtin_convertvector(sum[k][gate], vf),
+                        LOAD(scale + k / n * rows + gate * V) * step[k % n], acc[k][gate]);
 }
 // [/反量化]
 
-/* 本块里乘 x 的（part = 0）或乘 h 的（part = 1）那一段权重从第几个数起 */
-INLINE int64_t FN(block_start)(int unit, int part, const rows *in) {
-    return 4 * ((int64_t)unit * (in->size + in->other) + (part ? (int64_t)V * in->other : 0));
-}
-
-/* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；rows 的第 at 行起共 n 行。 */
-INLINE void FN(product)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
-                        int n, int kind, vf acc[][4]) {
-    const int64_t start = FN(block_start)(unit, part, in);
+/* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；unit 起的 m 块 × rows 的第 at 行起的 n 行。 */
+INLINE void FN(product)(const lstm_cell *cell, int unit, int m, int part, const rows *in,
+                        int64_t at, int n, int kind, vf acc[][4]) {
+    const int64_t next = 4 * (int64_t)V * (in->size + in->other); /* 一块有多少个权重 */
+    const int64_t start = unit / V * next + (part ? 4 * (int64_t)V * in->other : 0);
     if (kind == LSTM_INT8) {
         const int64_t row = 4 * (in->parts * (int64_t)unit + part * V);
-        FN(product8)((const int8_t *)cell->weight + start, in->size, in->q + at * in->size,
-                     in->step + at, n, cell->offset + row, cell->scale + row, acc);
+        FN(product8)((const int8_t *)cell->weight + start, next, m, in->size, in->q + at * in->size,
+                     in->step + at, n, cell->offset + row, cell->scale + row, 4 * in->parts * V,
+                     acc);
     } else {
         const int item = ITEM(kind);
-        FN(dot)((const char *)cell->weight + start * item, item, in->size, in->f + at * in->stride,
-                in->stride, n, acc);
+        FN(dot)((const char *)cell->weight + start * item, next * item, m, item, in->size,
+                in->f + at * in->stride, in->stride, n, acc);
     }
 }
 
@@ -149,57 +142,51 @@ INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++) acc[j][gate] = LOAD(cell->bias + 4 * unit + gate * V);
-    FN(product)(cell, unit, 0, x, at, n, kind, acc);
+    FN(product)(cell, unit, 1, 0, x, at, n, kind, acc);
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
             STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
 }
 
-/* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。n 个序列一起走。 */
-INLINE void FN(advance_some)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
+/* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。m 块 × n 个序列一起走。 */
+INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows *x, const rows *h,
                              int64_t at, int n, int kind, const float *pre, float *c, float *next,
                              int64_t units) {
     vf acc[MOST][4];
-    for (int j = 0; j < n; j++)
+    for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
-            acc[j][gate] =
-                LOAD((pre ? pre + 4 * (at + j) * units : cell->bias) + 4 * unit + gate * V);
-    if (!pre) FN(product)(cell, unit, 0, x, at, n, kind, acc);
-    FN(product)(cell, unit, 1, h, at, n, kind, acc);
-    for (int j = 0; j < n; j++)
-        FN(update)(acc[j], c + (at + j) * units + unit, next + (at + j) * h->stride + unit);
+            acc[k][gate] = LOAD((pre ? pre + 4 * (at + k % n) * units : cell->bias) +
+                                4 * (unit + k / n * V) + gate * V);
+    if (!pre) FN(product)(cell, unit, m, 0, x, at, n, kind, acc);
+    FN(product)(cell, unit, m, 1, h, at, n, kind, acc);
+    for (int k = 0; k < m * n; k++) {
+        const int64_t row = at + k % n, first = unit + k / n * V;
+        FN(update)(acc[k], c + row * units + first, next + row * h->stride + first);
+    }
 }
 // [/一块]
 
-/* 只有一个序列的一步，浮点：unit 起的两个块一起走（见 dot_pair） */
-INLINE void FN(advance_pair)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
-                             int kind, const float *pre, float *c, float *next) {
-    const char *w = cell->weight;
-    const int item = ITEM(kind);
-    const float *from = (pre ? pre : cell->bias) + 4 * (int64_t)unit;
-    vf acc[2][4];
-    for (int gate = 0; gate < 4; gate++) {
-        acc[0][gate] = LOAD(from + gate * V);
-        acc[1][gate] = LOAD(from + (4 + gate) * V);
-    }
-    for (int part = pre ? 1 : 0; part < 2; part++) {
-        const rows *in = part ? h : x;
-        FN(dot_pair)(w + FN(block_start)(unit, part, in) * item,
-                     w + FN(block_start)(unit + V, part, in) * item, item, in->size, in->f, acc);
-    }
-    FN(update)(acc[0], c + unit, next + unit);
-    FN(update)(acc[1], c + unit + V, next + unit + V);
-}
+// [分组]
+/* 把 count 行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
+ * 组越大，一个权重用的次数越多：16 行在有 32 个寄存器的机器上是 6 + 6 + 4。 */
+#define GROUPS(count, one)                                                                         \
+    int64_t at = 0;                                                                                \
+    for (; count - at >= MOST; at += MOST) one(MOST);                                              \
+    for (; MOST > 4 && count - at >= 4; at += 4) one(4);                                           \
+    for (; count - at >= 2; at += 2) one(2);                                                       \
+    for (; count - at >= 1; at += 1) one(1);
+#define PROJECT(n) FN(project_some)(cell, unit, x, at, n, kind, pre, units)
+#define ADVANCE(n) FN(advance_some)(cell, unit, 1, x, h, at, n, kind, pre, c, next, units)
 
-/* 把 count 行分成 MOST、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。 */
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
-                        float *pre, int64_t units) {
-    int64_t at = 0;
-    for (; count - at >= MOST; at += MOST)
-        FN(project_some)(cell, unit, x, at, MOST, kind, pre, units);
-    for (; count - at >= 2; at += 2) FN(project_some)(cell, unit, x, at, 2, kind, pre, units);
-    for (; count - at >= 1; at += 1) FN(project_some)(cell, unit, x, at, 1, kind, pre, units);
+                        float *pre, int64_t units){GROUPS(count, PROJECT)}
+
+INLINE
+    void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
+                     int kind, const float *pre, float *c, float *next, int64_t units) {
+    GROUPS(count, ADVANCE)
 }
+// [/分组]
 
 /* 线性层用的入口：kind 在这里变成编译期常数，三种各编译一份 */
 static void FN(project_any)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
@@ -210,18 +197,6 @@ static void FN(project_any)(const lstm_cell *cell, int unit, const rows *x, int6
         FN(project)(cell, unit, x, count, LSTM_FLOAT16, pre, units);
     else
         FN(project)(cell, unit, x, count, LSTM_FLOAT32, pre, units);
-}
-
-INLINE void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h,
-                        int64_t count, int kind, const float *pre, float *c, float *next,
-                        int64_t units) {
-    int64_t at = 0;
-    for (; count - at >= MOST; at += MOST)
-        FN(advance_some)(cell, unit, x, h, at, MOST, kind, pre, c, next, units);
-    for (; count - at >= 2; at += 2)
-        FN(advance_some)(cell, unit, x, h, at, 2, kind, pre, c, next, units);
-    for (; count - at >= 1; at += 1)
-        FN(advance_some)(cell, unit, x, h, at, 1, kind, pre, c, next, units);
 }
 
 // [四点变换]
@@ -262,3 +237,6 @@ INLINE void FN(fft_row)(const float *xr, const float *xi, int step, const float 
 #undef STORE
 #undef SPLAT
 #undef FN
+#undef GROUPS
+#undef PROJECT
+#undef ADVANCE

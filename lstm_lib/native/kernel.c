@@ -9,7 +9,7 @@
 #endif
 // [批的大小]
 #ifndef CHUNK
-#define CHUNK 48 /* 输入投影一次做多少行：pre 要留在二级缓存里 */
+#define CHUNK 96 /* 输入投影一次做多少行：pre 要留在二级缓存里 */
 #endif
 // [/批的大小]
 
@@ -38,6 +38,8 @@ enum { MOST = 6 };
 #else
 enum { MOST = 3 };
 #endif
+
+enum { AHEAD = 2048 }; /* 权重提前多少字节预取，见 dot */
 
 /* 若干行输入：浮点的或量化过的 */
 typedef struct {
@@ -146,7 +148,9 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
     const int columns = cell->input_size, size = cell->output_size;
     const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
     const int blocks = cell->wide + cell->narrow;
-    const int pairs = quantized || batch > 1 ? 0 : cell->wide / 2, items = blocks - pairs;
+    /* 只有一行时，一块的四条累加链盖不住乘加的延迟：相邻的两块一起走。int8 逐帧的不必：一块的 x、h 两段连着读更快 */
+    const int alone = batch > 1 || (quantized && frames == 1);
+    const int pairs = alone ? 0 : cell->wide / 2, items = blocks - pairs;
     for (int64_t done = 0; done < frames; done += w->chunk) {
         const int64_t many = MIN(w->chunk, frames - done);
         const int64_t first = cell->backward ? frames - done - many : done;
@@ -176,7 +180,8 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
                 const int item = *turn & 1 ? items - 1 - k : k, block = item + pairs;
                 const int unit = first_unit(cell, item < pairs ? 2 * item : block);
                 if (item < pairs)
-                    WIDE_FN(advance_pair)(cell, unit, &in, &h, kind, pre, w->c, w->next);
+                    WIDE_FN(advance_some)(cell, unit, 2, &in, &h, 0, 1, kind, pre, w->c, w->next,
+                                          w->units);
                 else if (block < cell->wide)
                     WIDE_FN(advance)(cell, unit, &in, &h, batch, kind, pre, w->c, w->next,
                                      w->units);

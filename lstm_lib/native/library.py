@@ -1,5 +1,7 @@
 """装载编译好的共享库，选定指令集级别。"""
 
+import contextlib
+import mmap
 import os
 import re
 from functools import lru_cache
@@ -17,6 +19,8 @@ HEADERS = (
     ("model.h", "模型"),
     ("enhancer.h", "接口"),
 )
+
+HUGE = 2**21  # 大页的字节数
 
 
 @lru_cache
@@ -97,9 +101,19 @@ def load_traps(*flags: str) -> tuple[Any, Any]:
 
 
 def aligned(shape: int | tuple[int, ...], dtype: DTypeLike, alignment: int = 64) -> np.ndarray:
-    """起始地址按缓存行（64 字节）对齐的全零数组。"""
+    """起始地址按缓存行（64 字节）对齐的全零数组；装得满一个大页（2 MB）的，请系统用大页。
+
+    权重一帧一帧地从头读：4 KB 一页，要查几百次页表，各页又随便落在二级缓存的哪里，会互相挤。
+    """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + alignment, np.uint8)
+    if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # 缺省是共享的，共享的拿不到大页
+        memory, alignment = mmap.mmap(-1, size + HUGE, flags=private), HUGE
+        with contextlib.suppress(OSError):  # 系统没有大页也能用，只是慢些
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        raw = np.frombuffer(memory, np.uint8)
+    else:
+        raw = np.zeros(size + alignment, np.uint8)
     start = -raw.ctypes.data % alignment
     return raw[start : start + size].view(dtype).reshape(shape)
 
