@@ -21,7 +21,7 @@ class Recipe:
     """训练配方。"""
 
     network: NetworkConfig = REPAIRED
-    steps: int = 3500
+    steps: int = 4000
     batch: int = 16
     segment: int = 63  # 每段的帧数，约一秒；帧移不是 256 的网络，取最接近的整数个帧移
     learning_rate: float = 5e-3
@@ -30,9 +30,9 @@ class Recipe:
     snr_db: tuple[float, float] = (-6.0, 12.0)
     level_db: tuple[float, float] = (-32.0, 12.0)  # 整体响度的范围
     far: float = 0.15  # 响度取遍整个范围的概率；其余时候只在 ±6 dB 里变
-    families: float = 0.4  # 噪声没有名字（取自宽家族与更像生活的几族）的概率
+    families: float = 0.33  # 噪声没有名字（取自宽家族与更像生活的几族）的概率
     blend: float = 0.15  # 再叠上第二个噪声片段的概率
-    carry: float = 0.25  # 一段从上一批的末状态出发的概率；其余从零状态出发
+    carry: float = 0.2  # 一段从上一批的末状态出发的概率；其余从零状态出发
     seed: int = 0
 
     @property
