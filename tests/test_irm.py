@@ -183,12 +183,24 @@ def test_trained_network_reaches_its_targets(trained):
     methods |= {name: lambda s, f=function: f(s.noisy) for name, function in classical.METHODS.items()}
     scores = measure(methods, corpus.test_scenes())
     assert abs(mean(scores, method="带噪") - 2.5) < 0.1
-    assert (
-        mean(scores, method="网络", heard=True) > 9.5
-    )  # 通常是 10.1；换一种处理器，舍入不同，训练的结果会差零点几
+    # 通常是 10.0 与 7.1；换一种处理器，舍入不同，训练的结果会差零点几
+    assert mean(scores, method="网络", heard=True) > 9.6
+    assert mean(scores, method="网络", heard=False) > 6.4
     for name in classical.METHODS:
         assert mean(scores, method="网络", heard=True) > mean(scores, method=name, heard=True) + 2, name
         assert mean(scores, method="网络", heard=False) >= mean(scores, method=name, heard=False), name
+
+
+def test_a_change_of_noise_costs_little(trained):
+    by_kind = {}
+    for scene in corpus.test_scenes():
+        by_kind.setdefault(scene.noise_kind, []).append(scene)
+    for before, kind in (("风扇", "白噪声"), ("音乐", "白噪声"), ("汽车", "风扇"), ("键盘", "汽车")):
+        first, lost = np.concatenate([s.noisy for s in by_kind[before][:6]]), []
+        for s in by_kind[kind][::3]:
+            after = irm.enhance(trained, np.concatenate([first, s.noisy]))[-len(s.clean) :]
+            lost.append(si_sdr(s.clean, irm.enhance(trained, s.noisy)) - si_sdr(s.clean, after))
+        assert np.mean(lost) < 1, f"{before}之后的{kind}"
 
 
 @pytest.mark.parametrize("gain_db", [-30, 10])
@@ -228,3 +240,23 @@ def test_classical_methods_keep_length_and_survive_silence():
 def test_noise_tracker_finds_the_level():
     power = np.random.default_rng(0).exponential(4.0, (400, 257))
     assert abs(classical.track_noise(power)[-50:].mean() / 4 - 1) < 0.25
+
+
+def test_some_segments_go_on_from_the_last_state():
+    """接着走的段与连成一气的一样，别的段从零起；梯度不回到上一批，批的大小变了就全从零起。"""
+    torch.manual_seed(0)
+    network, x = irm.IRMNetwork(), torch.rand(64, 5, 256)
+    fresh, whole = network(x), network(torch.cat([x, x], dim=1))[:, 5:]
+    always = recipe.Carried(network, 1.0)
+    torch.testing.assert_close(always(x), fresh, atol=1e-6, rtol=0)
+    torch.testing.assert_close(always(x), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(always(x[:9]), fresh[:9], atol=1e-6, rtol=0)
+    always.reset()
+    torch.testing.assert_close(always(x[:9]), fresh[:9], atol=1e-6, rtol=0)
+    some = recipe.Carried(network, 0.3)
+    some(x).sum().backward()
+    mask = some(x)
+    mask.sum().backward()  # 上一批的图已经放掉了
+    gone_on = (mask - whole).abs().amax(dim=(1, 2)) < 1e-6
+    torch.testing.assert_close(mask[~gone_on], fresh[~gone_on], atol=1e-6, rtol=0)
+    assert 8 < gone_on.sum() < 32, f"64 段里接着走的有 {gone_on.sum()} 段"
