@@ -14,13 +14,16 @@ FLAGS = ["-std=gnu11", "-O1", "-ffp-contract=off", "-DLEVEL=portable", "-DHAVE_P
 RANDOM = np.random.default_rng(3)
 
 
-@pytest.fixture(scope="module")
-def board(tmp_path_factory):
-    out = tmp_path_factory.mktemp("板子") / "board.exe"
+def compiled(out, *defines):
     sources = [str(build.HERE / name) for name in ("board.c", "kernel.c", "dispatch.c", "model.c")]
-    command = [*program.commands("native")[0], *FLAGS, "-Wall", "-Wextra", "-Werror", *sources]
+    command = [*program.commands("native")[0], *FLAGS, *defines, "-Wall", "-Wextra", "-Werror", *sources]
     build.run([*command, "-o", str(out), *program.libraries("native")])
     return out
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    return compiled(tmp_path_factory.mktemp("板子") / "board.exe")
 
 
 def run(board, path, x):
@@ -54,6 +57,51 @@ def test_the_sigmoid_is_applied(board, tmp_path):
     want = 1 / (1 + np.exp(-(net(torch.from_numpy(x))[0].detach().numpy() @ file.weight.T + file.bias)))
     got = np.frombuffer(run(board, [tmp_path / "a.lstm"], x).stdout, "f4").reshape(9, 3)
     np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_it_says_how_much_memory_is_used(board, tmp_path):
+    save(tmp_path / "a.lstm", torch.nn.LSTM(2, 4, 3), 3)
+    said = run(board, [tmp_path / "a.lstm"], np.zeros(2, "f4")).stderr.decode()
+    assert f"模型 {(tmp_path / 'a.lstm').stat().st_size}、" in said and "状态 24 个数" in said, said
+
+
+def test_the_head_takes_raw_samples(tmp_path):
+    """一帧 3 × 16 个样点进，六个数与 NumPy 的相同；静止的轴（标准差是 0）也不出无穷。"""
+    head, plain = compiled(tmp_path / "head.exe", "-DHEAD"), compiled(tmp_path / "plain.exe")
+    save(tmp_path / "a.lstm", torch.nn.LSTM(6, 8), 4)
+    raw = RANDOM.normal(0.3, 1, size=(40, 3, 16)).astype("f4")
+    raw[5, 1], raw[6] = 0.25, 0
+    x = np.concatenate([raw.astype("f8").std(2), np.abs(raw).max(2)], axis=1)
+    x = np.log(np.maximum(x, 1e-6)).astype("f4")
+    got, want = (
+        np.frombuffer(run(binary, [tmp_path / "a.lstm"], data).stdout, "f4").reshape(40, 4)
+        for binary, data in ((head, raw), (plain, x))
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    save(tmp_path / "b.lstm", torch.nn.LSTM(5, 8), 4)
+    done = run(head, [tmp_path / "b.lstm"], raw)
+    assert done.returncode == 1 and "头算出 6 个数" in done.stderr.decode() and not done.stdout
+
+
+@pytest.mark.parametrize("threshold, hold", [(0.3, 1), (0.35, 3), (0.35, 7)])
+def test_the_tail_reports_what_python_reports(board, tmp_path, threshold, hold):
+    tail = compiled(tmp_path / "tail.exe", "-DTAIL", f"-DTHRESHOLD={threshold}f", f"-DHOLD={hold}")
+    random = np.random.default_rng(5)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        net = LSTM.from_torch(torch.nn.LSTM(2, 4))
+    head = random.normal(size=(3, 4)).astype("f4") * 20
+    network_file.save(tmp_path / "a.lstm", net, head, np.zeros(3, "f4"))
+    x = np.repeat(random.normal(size=(60, 2)) * 3, 10, axis=0).astype("f4")
+    z = np.frombuffer(run(board, [tmp_path / "a.lstm"], x).stdout, "f4").reshape(600, 3)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    held, want = np.zeros(3, int), []
+    for over in p > threshold:
+        held = (held + 1) * over
+        on = np.flatnonzero(held[1:] >= hold)
+        want.append(on[0] + 1 if len(on) else 0)
+    got = np.frombuffer(run(tail, [tmp_path / "a.lstm"], x).stdout, "u1")
+    assert got.tolist() == want and len(set(want)) == 3, "没有警报、两种警报，三样都要出现过"
 
 
 def test_what_it_cannot_run_is_refused(board, tmp_path):
