@@ -14,7 +14,7 @@ var Scorer = {
     const homes = window.SEARCH_HOMES || {};
     if ([query, ...Scorer.alternatives(query)].some((q) => homes[q] === docname)) return score + 300;
     if (/^(chapters\/(glossary|pitfalls|symptoms|recipes|api|status|parity|answers)|genindex)$/.test(docname)) return score - 200;
-    let bonus = 0;
+    let bonus = docname === "chapters/project" ? -8 : 0; // 项目一章各处的词都用，讲它们的是别的章
     for (const [term, home] of Object.entries(homes)) {
       if (home === docname && term.length > 1 && query.includes(term)) bonus += (20 * term.length) / query.length;
     }

@@ -257,6 +257,7 @@ def test_search_finds_words_and_code(visit, site_url, text):
         ("forget gate", "chapters/gates"),
         ("hidden state", "chapters/gates"),
         ("降噪", "chapters/irm_network"),
+        ("项目", "chapters/project"),
     ],
 )
 def test_search_understands_mixed_and_english_queries(visit, site_url, text, home):
