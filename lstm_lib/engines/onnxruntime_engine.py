@@ -1,10 +1,9 @@
 """onnxruntime：float32，或 ``quantize_dynamic`` 量化的 int8。单线程。"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 
 from lstm_lib.engines.base import Network, Offer
 from lstm_lib.engines.graph import GraphEngine, Signature, free_batch
@@ -25,7 +24,8 @@ class OnnxruntimeEngine(GraphEngine):
         options.intra_op_num_threads = options.inter_op_num_threads = self.threads
         options.log_severity_level = 3
         self._open = lambda data: onnxruntime.InferenceSession(data, options, ["CPUExecutionProvider"])
-        self._session, self._several = self._open(model.SerializeToString()), None
+        self._session = self._open(model.SerializeToString())
+        self._several: Any = None
         self._model = model
         self._names, self._outputs = self.signature.inputs, list(self.signature.outputs)
 
