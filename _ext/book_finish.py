@@ -11,6 +11,7 @@ import io
 import re
 from pathlib import Path
 
+from code_lines import fold_printed
 from PIL import Image
 from sphinx.util import logging
 
@@ -195,7 +196,7 @@ def finish_page(page: str, folder: Path, prefix: str) -> str:
     first = VIEWPORT.search(head)
     if first:  # 主题、Sphinx 与模板各写了一个
         head = head[: first.end()] + VIEWPORT.sub("", head[first.end() :])
-    body = keep_first(extract_media(body, folder, prefix))
+    body = fold_printed(keep_first(extract_media(body, folder, prefix)))
     scripts = re.split(r"(<script\b.*?</script>|<pre\b.*?</pre>|<svg\b.*?</svg>)", body, flags=re.S)
     in_article = False  # 正文里的图才懒加载；标志之类的一开始就看得见
     for index, part in enumerate(scripts):

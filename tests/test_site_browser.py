@@ -5,12 +5,13 @@ import re
 import unicodedata
 from io import BytesIO
 
+import code_lines
 import pytest
 from conftest import AXE, ROOT, need_axe
 from page_weights import limit, weigh
 from playwright.sync_api import expect
 from pypdf import PdfReader
-from site_server import pages_in_order
+from site_server import UNFOLD, pages_in_order
 
 PAGES = pages_in_order(ROOT)
 SCROLL_THROUGH = """async () => {
@@ -137,6 +138,7 @@ def test_no_page_is_wider_than_the_window(visit, site_url, width):
     for name in [*PAGES, "search"]:
         page.goto(f"{site_url}{name}.html", wait_until="load")
         page.evaluate(MATH_READY)
+        page.evaluate(UNFOLD)
         page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
         page.evaluate(SCROLL_THROUGH)
         extra = page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth")
@@ -392,6 +394,7 @@ def test_folded_answers_open(visit, site_url):
 def test_the_whole_bar_of_an_answer_opens_it(visit, site_url, width):
     page, problems = visit(width)
     page.goto(f"{site_url}chapters/gates.html", wait_until="load")
+    page.evaluate(UNFOLD)
     bar = page.locator(".admonition.solution.toggle > .admonition-title").first
     box, size = bar.locator("xpath=.."), bar.bounding_box()
     for part in (0.02, 0.15, 0.3, 0.5, 0.7, 0.97):
@@ -432,6 +435,7 @@ def test_hidden_side_of_a_wide_table_fades(visit, site_url):
     """手机上放不下的表：还有内容的那一边淡出，拖到头就换成另一边。"""
     page, _ = visit(width=390)
     page.goto(f"{site_url}chapters/ncnn.html", wait_until="load")
+    page.evaluate(UNFOLD)
     table = page.locator(".pst-scrollable-table-container[data-more]").first
     expect(table).to_have_attribute("data-more", "right")
     assert table.evaluate("e => getComputedStyle(e).maskImage") != "none", "没有淡出"
@@ -529,6 +533,8 @@ def test_code_lines_are_apart(visit, site_url):
 def test_first_column_stays_while_a_table_is_dragged(visit, site_url, name):
     page, _ = visit(width=390)
     page.goto(f"{site_url}{name}.html", wait_until="load")
+    page.evaluate(UNFOLD)
+    page.wait_for_timeout(400)  # 变宽之后 200 毫秒才量
     moved = page.evaluate(
         """() => [...document.querySelectorAll(".sticky-table")].filter(b => b.checkVisibility()).map(box => {
              const cells = [...box.querySelectorAll(".first-column")];
@@ -557,6 +563,84 @@ def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
     page.wait_for_timeout(400)
     assert page.locator(".tooltip").count() == 0, "点了目录，提示气泡留着不走"
     context.close()
+
+
+def test_a_long_chapter_is_folded_on_a_phone(visit, site_url, browser):
+    """只留第一节与各节的标题；点标题、按键盘、链接、搜索、打印都能展开；公式与没有收起过的一样大。"""
+    address = f"{site_url}chapters/irm_network.html"
+    page, problems = visit(390)
+    page.goto(address, wait_until="load")
+    page.evaluate(MATH_READY)
+    sections = page.locator("article > section > section")
+    assert page.evaluate("document.documentElement.scrollHeight / innerHeight") < 10
+    folded = page.locator("section.folded")
+    expect(folded).to_have_count(sections.count() - 1)
+    toggle = sections.nth(2).locator(".section-toggle")
+    text = sections.nth(2).locator("p").first
+    expect(text).to_be_hidden()
+    toggle.focus()
+    page.keyboard.press("Enter")
+    expect(text).to_be_visible()
+    expect(toggle).to_have_attribute("aria-expanded", "true")
+    toggle.click()
+    expect(text).to_be_hidden()
+    target = sections.last.get_attribute("id")
+    page.evaluate("id => { location.hash = id; }", target)
+    expect(sections.last.locator("p").first).to_be_visible()
+    expect(sections.last.locator("h2")).to_be_in_viewport()
+    sizes = "() => [...document.querySelectorAll('section > p mjx-container')].map(m => m.style.fontSize)"
+    page.evaluate(UNFOLD)
+    expect(folded).to_have_count(0)
+    after = page.evaluate(sizes)
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("[hidden=until-found]").count() == 0, "打印时还收着"
+    # 从搜索点进来：词所在的一节是展开的
+    page.goto(f"{address}?highlight=窄缝", wait_until="load")
+    expect(page.locator("article .highlighted").first).to_be_in_viewport(timeout=10_000)
+    page.goto(f"{address}#{target}", wait_until="load")
+    expect(sections.last.locator("h2")).to_be_in_viewport()
+    # 同样的宽度、没有收起过：公式的字号逐个相同
+    plain, _ = visit(390)
+    plain.add_init_script(
+        "delete window.matchMedia; window.matchMedia = () => ({ matches: false,"
+        " addEventListener() {}, addListener() {} });"
+    )
+    plain.goto(address, wait_until="load")
+    plain.evaluate(MATH_READY)
+    assert plain.locator("section.folded").count() == 0
+    assert after and after == plain.evaluate(sizes), "收起之后排出的公式大小不对"
+    # 没有脚本，什么都不收
+    context = browser.new_context(viewport={"width": 390, "height": 900}, java_script_enabled=False)
+    bare = context.new_page()
+    bare.goto(address)
+    expect(bare.locator("article > section > section").last.locator("p").first).to_be_visible()
+    context.close()
+    assert not problems, problems
+
+
+def test_code_fits_on_a_phone(visit, site_url):
+    """代码的长行折下来，折下的比这一行的开头多缩进；文字与桌面上复制到的一样。"""
+    page, _ = visit(390)
+    read = """() => [...document.querySelectorAll("article div[class*='highlight-']:not(.highlight-myst-ansi) pre")]
+      .map(pre => [pre.textContent, pre.scrollWidth - pre.clientWidth])"""
+    for name in PAGES:
+        page.goto(f"{site_url}{name}.html", wait_until="load")
+        page.evaluate(UNFOLD)
+        page.evaluate("() => document.querySelectorAll('details').forEach(d => d.open = true)")
+        wide = [text[:60] for text, over in page.evaluate(read) if over > 1]
+        assert not wide, f"{name}：手机上放不下的代码 {wide}"
+    page.goto(f"{site_url}chapters/irm_network.html", wait_until="load")
+    page.evaluate(UNFOLD)
+    steps = page.evaluate(
+        """() => [...document.querySelectorAll(".cell_input .line[style]")].map(line => {
+             const pad = parseFloat(getComputedStyle(line).paddingLeft), shift = parseFloat(getComputedStyle(line).textIndent);
+             const start = Number(line.style.getPropertyValue("--indent"));
+             return [start, line.textContent.match(/^ */)[0].length, pad > 0 && Math.abs(pad + shift) < 0.1]; })"""
+    )
+    assert steps and all(start == min(spaces, code_lines.DEEP) and hangs for start, spaces, hangs in steps)
+    wide, _ = visit(1440)
+    wide.goto(f"{site_url}chapters/irm_network.html", wait_until="load")
+    assert wide.evaluate(f"({read})().map(p => p[0])") == page.evaluate(f"({read})().map(p => p[0])")
 
 
 def test_arrow_keys_turn_to_the_neighbouring_chapter(visit, site_url):

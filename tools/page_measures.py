@@ -1,4 +1,4 @@
-"""各章读起来怎样：文字、图、表、代码在桌面宽度（1440）上各占多高，手机（390×844）上有几屏，第一句话在不在第一屏。
+"""各章读起来怎样：文字、图、表、代码在桌面宽度（1440）上各占多高，手机（390×844）上打开时与全部展开后各有几屏，第一句话在不在第一屏。
 
 断言那一列数的是看得见的代码行里断言占几成，汉字那一列是每行看得见的代码有多少汉字的正文。只打印，不作判断；
 看得见的断言至多一成，由 tests/test_notebooks.py 管。折起来的代码与答案不算高。
@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import add_site_option, browsing, pages_in_order
+from site_server import UNFOLD, add_site_option, browsing, pages_in_order
 
 from lstm_lib.book.tables import aligned
 from lstm_lib.cli import ChineseParser
@@ -87,6 +87,9 @@ def measure(desktop, phone, base: str, name: str) -> list[str]:
     notebook = nbformat.read(ROOT / f"{name}.ipynb", as_version=4)
     prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     shown, asserted = code_lines(notebook)
+    screens = [phone.evaluate(SCREENS)]
+    phone.evaluate(UNFOLD)
+    screens.append(phone.evaluate(SCREENS))
     told = (heights["prose"] + heights["figures"]) / whole
     shares = [
         f"{value:.0%}"
@@ -96,7 +99,7 @@ def measure(desktop, phone, base: str, name: str) -> list[str]:
         Path(name).name,
         *shares,
         f"{len(re.findall('[一-鿿]', prose)) / shown:.0f}",
-        f"{phone.evaluate(SCREENS):.0f}",
+        *(f"{count:.0f}" for count in screens),
         "是" if all(seen) else "否",
     ]
 
@@ -105,14 +108,14 @@ def main() -> int:
     parser = ChineseParser(prog="python tools/page_measures.py", description=__doc__)
     add_site_option(parser)
     args = parser.parse_args()
-    rows = [["章", *KINDS, "文字与图", "断言", "汉字/行", "手机屏数", "首屏有话"]]
+    rows = [["章", *KINDS, "文字与图", "断言", "汉字/行", "手机屏数", "全展开", "首屏有话"]]
     with browsing(args.site) as (base, browser):
         desktop = browser.new_page(viewport={"width": 1440, "height": 900})
         phone = browser.new_page(viewport={"width": 390, "height": 844})
         for name in pages_in_order(ROOT):
             if (ROOT / f"{name}.ipynb").exists():
                 rows.append(measure(desktop, phone, base, name))
-    print("\n".join(aligned(rows, [False, *[True] * 9, False])))
+    print("\n".join(aligned(rows, [False, *[True] * 10, False])))
     return 0
 
 

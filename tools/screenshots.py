@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from site_server import add_site_option, browsing, pages_in_order, require_site
+from site_server import UNFOLD, add_site_option, browsing, pages_in_order, require_site
 
 from lstm_lib.cli import ChineseParser
 
@@ -62,6 +62,7 @@ def main() -> int:
                 for name in pages:
                     page.goto(f"{base}{name}.html", wait_until="load")
                     page.evaluate("window.MathJax?.startup?.promise ?? null")
+                    page.evaluate(UNFOLD)
                     # 懒加载的图滚到才出现
                     page.evaluate(
                         "async () => { for (let y = 0; y < document.body.scrollHeight; y += 800) {"

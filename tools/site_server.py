@@ -12,6 +12,7 @@ from lstm_lib.cli.doctor import find_chromium
 __all__ = [
     "BROWSER_ARGS",
     "COMPRESSIBLE",
+    "UNFOLD",
     "add_site_option",
     "browsing",
     "find_chromium",
@@ -28,6 +29,9 @@ BROWSER_ARGS = [
     "--disable-component-update",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # 断网：外站的名字解析不到
 ]
+
+# 手机上收起的各节（phone_sections.js）全部展开；没有就什么也不做
+UNFOLD = "() => document.querySelector('.section-switch button')?.click()"
 
 
 def add_site_option(parser) -> None:
