@@ -30,7 +30,7 @@ import pytest
 from book_finish import extract_media, finish_page
 from book_key import content_key, library_key
 from bs4 import BeautifulSoup
-from compare_builds import compare
+from compare_builds import compare, compare_caches
 from conftest import ROOT
 from PIL import Image
 from quick_build import JUPYTER_BOOK
@@ -665,6 +665,26 @@ def test_comparison_sees_a_difference_and_respects_the_tag():
     assert compare(trained, notebook("1.0")) == [], "进度条做完后的空壳不算输出"
     trained.cells[0].outputs[0].data["text/html"] = "<table></table>"
     assert compare(trained, notebook("1.0")), "多出一张表却没看出来"
+
+
+def test_two_caches_are_compared_bit_by_bit(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    one, two = tmp_path / "一", tmp_path / "二"
+    weights = {"w": torch.linspace(0, 1, 5)}
+    for folder, seconds in ((one, "3.1"), (two, "4.2")):
+        (folder / "corpus-ab").mkdir(parents=True)
+        (folder / "corpus-ab" / "speech.npy").write_bytes(b"123")
+        save_file(weights, folder / "irm-short-ab.safetensors", {"history": seconds})
+    assert compare_caches(one, two) == (2, []), "只差训练用时的两份，权重是一样的"
+    (two / "irm-long-ab.safetensors").symlink_to(one / "irm-long-ab.safetensors")
+    save_file(weights, one / "irm-long-ab.safetensors")
+    assert compare_caches(one, two) == (2, []), "同一个文件不必比"
+    save_file({"w": torch.nextafter(weights["w"], torch.tensor(2.0))}, two / "irm-short-ab.safetensors")
+    (two / "corpus-ab" / "speech.npy").write_bytes(b"124")
+    (one / "corpus-ab" / "facts.json").write_bytes(b"{}")
+    assert len(compare_caches(one, two)[1]) == 3, "差一个比特、差一个字节、少一个文件，没有都看出来"
 
 
 def plain(text):

@@ -1,9 +1,10 @@
 """比较两次建书执行出来的笔记本：除了标着 timing 的单元格（打印计时的），输出应当逐字相同。
 
-有不同就列出来，以 1 退出。
+给了 ``--caches``，再比两份缓存：语料逐字节相同，训练出的权重逐比特相同。有不同就列出来，以 1 退出。
 """
 
 import difflib
+import filecmp
 import json
 import re
 from pathlib import Path
@@ -65,10 +66,33 @@ def compare(first: dict, second: dict) -> list[str]:
     return problems
 
 
+def compare_caches(first: Path, second: Path) -> tuple[int, list[str]]:
+    """两份缓存里的语料与网络：比了几个文件，以及不同之处；两边是同一个文件的不算。"""
+    from safetensors.numpy import load_file
+
+    found = [
+        {p.relative_to(d) for kind in ("corpus-*/*", "irm-*.safetensors") for p in d.glob(kind)}
+        for d in (first, second)
+    ]
+    problems = [f"{name}：只有一边有" for name in sorted(found[0] ^ found[1])]
+    pairs = [(name, first / name, second / name) for name in sorted(found[0] & found[1])]
+    pairs = [(name, a, b) for name, a, b in pairs if not a.samefile(b)]
+    for name, a, b in pairs:
+        if name.suffix == ".safetensors":  # 文件里还记着训练用了几秒，只比张量
+            one, two = ({k: (v.dtype, v.tobytes()) for k, v in load_file(p).items()} for p in (a, b))
+            same = one == two
+        else:
+            same = filecmp.cmp(a, b, shallow=False)
+        if not same:
+            problems.append(f"{name}：两次做出的不同")
+    return len(pairs), problems
+
+
 def main() -> int:
     parser = ChineseParser(prog="python tools/compare_builds.py", description=__doc__)
     parser.add_argument("first", metavar="第一次", type=Path, help="第一次建书的 _build/jupyter_execute")
     parser.add_argument("second", metavar="第二次", type=Path, help="第二次建书的 _build/jupyter_execute")
+    parser.add_argument("--caches", metavar=("第一次", "第二次"), nargs=2, type=Path, help="两次用的缓存目录")
     args = parser.parse_args()
     names = [sorted(p.relative_to(d) for p in d.rglob("*.ipynb")) for d in (args.first, args.second)]
     if names[0] != names[1] or not names[0]:
@@ -81,6 +105,10 @@ def main() -> int:
             different += 1
             print(f"{name}：{problem}")
     print(f"比较了 {len(names[0])} 个笔记本，不同之处 {different} 个")
+    if args.caches:
+        count, problems = compare_caches(*args.caches)
+        print("\n".join([*problems, f"比较了缓存里的 {count} 个文件，不同之处 {len(problems)} 个"]))
+        different += len(problems) + (count == 0)
     return 1 if different else 0
 
 
