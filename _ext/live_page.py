@@ -4,6 +4,7 @@
 """
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 
@@ -109,12 +110,23 @@ def write(folder: str | Path, modules, models, scenes) -> None:
         (folder / f"{name}.webp").write_bytes(picture)
 
 
+def made_from(app) -> str:
+    """这些文件由什么做成：程序包（``book_key`` 已经算好）、这个脚本与声音线程的脚本。"""
+    digest = hashlib.sha256(app.book_library_key.encode())
+    for source in (Path(__file__), STATIC / "worklet.js"):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
 def copy(app, exception):
-    """建完书写一份；没有哪一页用到就不写。编译不了模块，页面上照说，书照建。"""
+    """建完书写一份；没有哪一页用到就不写，什么都没变就不重写。编译不了模块，页面上照说，书照建。"""
     if exception or app.builder.format != "html":
         return
     if not any(page.get("live") for page in app.env.metadata.values()):
         return
+    stamp = Path(app.outdir) / FOLDER / ".made-from"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == made_from(app):
+        return  # 改了文字再建书，省下载入 torch 的几秒
     from lstm_lib.corpus import demo_scenes
     from lstm_lib.corpus.recordings import real_scenes
     from lstm_lib.engines import conventions, describe
@@ -140,6 +152,7 @@ def copy(app, exception):
     try:
         real = real_scenes(5)
         write(folder, modules, models, [real[0], real[3], *demo_scenes(progress=False)])
+        stamp.write_text(made_from(app), encoding="utf-8")
     except OSError as error:
         raise ExtensionError(f"页面里的增强器没有做成：{error}") from error
 

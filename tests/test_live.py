@@ -60,6 +60,37 @@ def live_folder(tmp_path_factory, models):
     return folder
 
 
+def test_the_page_is_made_again_only_when_something_changed(tmp_path, models, monkeypatch):
+    """只改了文字的重建不重做模块、模型与声音；程序包变了、文件没了，就重做。"""
+    import live_page
+
+    from lstm_lib import corpus
+
+    monkeypatch.setattr(corpus, "demo_scenes", lambda **_: [])
+    written = []
+
+    def write(folder, *_):
+        folder.mkdir(parents=True, exist_ok=True)
+        written.append(folder)
+
+    monkeypatch.setattr(live_page, "write", write)
+    app = SimpleNamespace(
+        outdir=tmp_path,
+        builder=SimpleNamespace(format="html"),
+        env=SimpleNamespace(metadata={"chapters/browser": {"live": True}}),
+        book_library_key="甲",
+    )
+    live_page.copy(app, None)
+    live_page.copy(app, None)
+    assert len(written) == 1, "什么都没变，却又做了一遍"
+    app.book_library_key = "乙"
+    live_page.copy(app, None)
+    assert len(written) == 2, "程序包变了，页面上还是旧的"
+    shutil.rmtree(tmp_path / live_page.FOLDER)
+    live_page.copy(app, None)
+    assert len(written) == 3, "文件没了，却没有重做"
+
+
 @pytest.fixture(scope="session")
 def live_url(live_folder):
     with serve(live_folder) as base:
