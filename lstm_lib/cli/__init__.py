@@ -168,13 +168,16 @@ def make_parser() -> tuple[ChineseParser, dict[str, ChineseParser], dict[str, st
         dest="command", metavar="命令", required=True, parser_class=ChineseParser
     )
     missing = {}
-    for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    for name in names:
+        if name.startswith("_"):  # 各子命令共用的，不是子命令
+            continue
         try:
-            importlib.import_module(f"{__name__}.{info.name}").add_parser(subparsers)
+            importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
         except ModuleNotFoundError as error:  # 依赖没有装全，doctor 也得能用
             if (error.name or "lstm_lib").startswith("lstm_lib"):
                 raise
-            missing[info.name] = error.name
+            missing[name] = error.name
     return parser, subparsers.choices, missing
 
 

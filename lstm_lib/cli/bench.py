@@ -1,8 +1,7 @@
 """python -m lstm_lib bench：在这台机器上量整条增强链，各引擎与 RNNoise 轮流跑。"""
 
-import argparse
-
 from lstm_lib.cli import UserError
+from lstm_lib.cli._values import positive
 
 DESCRIPTION = """\
 在这台机器上量一量：同一个网络，波形进、波形出的整条链，一个线程，一次一个帧移（16 毫秒），各引擎轮流跑。
@@ -17,13 +16,6 @@ EPILOG = """\
   python -m lstm_lib bench --rounds 50 --model 我的网络
 
 退出码：0 成功；1 检查点有问题，或某个引擎算得不对；2 命令行写错；130 被 Ctrl-C 中断。"""
-
-
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"至少是 1，不能是 {text}")
-    return value
 
 
 def add_parser(subparsers):

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from lstm_lib.cli import UserError, check_writable, writing
-from lstm_lib.cli.train import process_count, share
+from lstm_lib.cli._values import add_max_bad, process_count
 from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
@@ -51,10 +51,7 @@ def add_parser(subparsers):
         "--workers", metavar="个数", type=process_count, default=min(8, os.cpu_count() or 1),
         help="几个进程一起算（默认看核数，至多 8）",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-bad", metavar="份额", type=share, default=0.05,
-        help="不能用的文件跳过，超过这个份额就停下（默认 0.05）",
-    )  # fmt: skip
+    add_max_bad(parser, "不能用")
     parser.set_defaults(run=run)
 
 

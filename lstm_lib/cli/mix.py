@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from lstm_lib.cli import UserError, check_writable
+from lstm_lib.cli._values import add_max_bad, natural, number, positive, positive_number
 from lstm_lib.cli.evaluate import progress
-from lstm_lib.cli.train import natural, number, positive, positive_number, share
 from lstm_lib.files import os_reason
 
 DESCRIPTION = """\
@@ -50,10 +50,7 @@ def add_parser(subparsers):
         )
     parser.add_argument("--leave-out", metavar="通配符", nargs="+", default=[], help="名字配得上的文件不用")
     parser.add_argument("--seed", metavar="整数", type=natural, default=0, help="随机种子（默认 0）")
-    parser.add_argument(
-        "--max-bad", metavar="份额", type=share, default=0.05,
-        help="读不了的文件跳过，超过这个份额就停下（默认 0.05）",
-    )  # fmt: skip
+    add_max_bad(parser, "读不了")
     parser.set_defaults(run=run)
 
 

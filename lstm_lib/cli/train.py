@@ -1,10 +1,18 @@
 """python -m lstm_lib train：在内置语料或自己的数据上训练书中的网络。"""
 
-import argparse
 import os
 from pathlib import Path
 
 from lstm_lib.cli import UserError, check_writable, writing
+from lstm_lib.cli._values import (
+    add_max_bad,
+    below_one,
+    fraction,
+    natural,
+    positive,
+    positive_number,
+    process_count,
+)
 from lstm_lib.cli.doctor import physical_memory
 from lstm_lib.files import os_reason
 from lstm_lib.threads import waiting
@@ -98,10 +106,7 @@ def add_parser(subparsers):
         "--leave-out", metavar="通配符", nargs="+", default=[],
         help="名字配得上的语音与噪声文件不碰（留作测试），如 '5-*'",
     )  # fmt: skip
-    data.add_argument(
-        "--max-bad", metavar="份额", type=share, default=0.05,
-        help="读不了的文件跳过，超过这个份额就停下（默认 0.05）",
-    )  # fmt: skip
+    add_max_bad(data, "读不了")
     data.add_argument(
         "--snr", metavar=("低", "高"), type=float, nargs=2, default=(-8.0, 15.0),
         help="混合的信噪比范围，dB（默认 -8 15）",
@@ -184,67 +189,6 @@ def add_parser(subparsers):
         help="auto（默认，装了就写）、on（没装就报错）、off",
     )  # fmt: skip
     parser.set_defaults(run=run, default_of=parser.get_default)
-
-
-def positive(text):
-    value = natural(text)
-    if value == 0:
-        raise argparse.ArgumentTypeError("要大于零")
-    return value
-
-
-def natural(text):
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} 不是整数") from None
-    if value < 0:
-        raise argparse.ArgumentTypeError("不能是负数")
-    return value
-
-
-def process_count(text):
-    """子进程的个数；多得离谱的（多半是手误）会把机器拖死。"""
-    value, cores = natural(text), os.cpu_count() or 1
-    most = max(8, 4 * cores)
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{value} 个太多，这台机器有 {cores} 个核，至多 {most} 个")
-    return value
-
-
-def positive_number(text):
-    value = number(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("要大于零")
-    return value
-
-
-def share(text):
-    value = number(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError("要在 0 与 1 之间")
-    return value
-
-
-def below_one(text):
-    value = number(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError("要不小于 0、小于 1")
-    return value
-
-
-def fraction(text):
-    value = number(text)
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("要大于 0、小于 1")
-    return value
-
-
-def number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} 不是数") from None
 
 
 def run(args) -> int:

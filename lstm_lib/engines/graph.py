@@ -1,16 +1,12 @@
 """跑一张 ONNX 图的引擎（onnxruntime、OpenVINO）的共同部分：看懂图的输入输出，把一帧、一段送进去。"""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from lstm_lib.engines.base import Engine, State
 from lstm_lib.formats import onnx_graph
-
-if TYPE_CHECKING:
-    import onnx
 
 
 @dataclass(frozen=True)
@@ -26,7 +22,7 @@ class Signature:
     state_shape: tuple[int, ...] | None
 
     @classmethod
-    def read(cls, model: "onnx.ModelProto") -> "Signature":
+    def read(cls, model: onnx.ModelProto) -> "Signature":
         """看一张图；不是 x[, h, c] → y[, h', c'] 的样子抛 ``ValueError``，说明哪里不像。"""
         axes = onnx_graph.axes(model)
         inputs, outputs = (tuple(v.name for v in side) for side in (model.graph.input, model.graph.output))
@@ -50,7 +46,7 @@ class Signature:
         return cls(inputs, outputs, size, free[0] if free else 0, len(shape), bool(free), state)
 
 
-def free_batch(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def free_batch(model: onnx.ModelProto) -> onnx.ModelProto:
     """图的副本：输入输出的批（x、h、c 的第二轴，y 的倒数第二轴）不写死是 1。"""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
