@@ -12,7 +12,7 @@ TINY = {
     "training_memory": ["--files", "8", "--workers", "0", "--steps", "1"],
 }
 FIRST_COLUMN = {
-    "engines": ("本书 NumPy", "本书 C int8", "ncnn", "整条链", "÷ 内核"),
+    "engines": ("本书 NumPy", "本书 C int8", "ncnn", "整条链", "是内核的几倍（逐帧）"),
     "training_memory": ("8",),
     "training_step": ("不用等",),
 }

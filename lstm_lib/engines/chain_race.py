@@ -138,9 +138,9 @@ def _parts(network: Any, made: Sequence[Entrant], rounds: int) -> Table | None:
     header = [
         "本书的 C，一个帧移，μs",
         "LSTM 内核",
-        "整条链",
-        "÷ 内核",
-        f"成块送（{BLOCK} 个样点）",
-        "÷ 内核",
+        "整条链，逐帧",
+        "是内核的几倍（逐帧）",
+        f"整条链，成块（{BLOCK} 个样点）",
+        "是内核的几倍（成块）",
     ]
     return Table([*header, "一小时的声音，秒"], body, "整条链里内核占多少")
