@@ -11,7 +11,9 @@ from test_training import assert_same_run, tiny_settings, tree, voiced, write  #
 from lstm_lib import corpus
 from lstm_lib.corpus.wide import WIDE
 from lstm_lib.enhance.config import REPAIRED
+from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.enhance.loss import CLEAR_WEIGHTS, clear_loss, network_loss, soft_stoi, stft
+from lstm_lib.enhance.recipe import Carried
 from lstm_lib.enhance.scores import stoi
 from lstm_lib.training import augment, checkpoint, loop, sources
 from lstm_lib.training.dataset import Segments
@@ -275,7 +277,7 @@ def run_training(tree, out, **changes):  # noqa: F811
         )
 
 
-NEW = {"loss": "clear", "augment": True, "average": 0.9}
+NEW = {"loss": "clear", "augment": True, "average": 0.9, "carry": 0.5}
 
 
 def test_a_run_with_all_the_new_options_resumes_bit_for_bit(tree, tmp_path, monkeypatch):  # noqa: F811
@@ -308,8 +310,6 @@ def test_what_is_saved_and_judged_is_the_average_of_the_steps(tree, tmp_path, mo
     monkeypatch.setattr(loop._Run, "_follow", follow)
     state = run_training(tree, tmp_path / "run", epochs=2, average=0.5)
     torch.manual_seed(0)
-    from lstm_lib.enhance.irm import IRMNetwork
-
     average = [p.detach().clone() for p in IRMNetwork().parameters()]
     for step, parameters in enumerate(seen):
         keep = min(0.5, (1 + step) / (10 + step))
@@ -326,10 +326,47 @@ def test_resuming_with_another_loss_is_refused_by_its_option(tree, tmp_path):  #
     with pytest.raises(loop.TrainingError, match="--loss 原来是 si-sdr，现在是 clear"):
         run_training(tree, tmp_path / "run", epochs=1, loss="clear")
     state = checkpoint.load(tmp_path / "run" / "last.pt")
-    for name in ("loss", "augment", "average"):  # 从前的检查点没有这几项，照样接得上
+    for name in ("loss", "augment", "average", "carry"):  # 从前的检查点没有这几项，照样接得上
         del state["settings"][name]
     checkpoint.save(tmp_path / "run", state)
     run_training(tree, tmp_path / "run", epochs=1)
+
+
+def test_segments_go_on_from_the_last_batch(tree, tmp_path, monkeypatch):  # noqa: F811
+    """--carry：每轮第一批从零状态出发，往后每批约有这么多段接着走；不给就段段从零。"""
+    begun = []
+    original = IRMNetwork.forward_with_state
+
+    def watch(self, mag, state=None):
+        if self.training:
+            begun.append(None if state is None else state[0].abs().amax((0, 2)) > 0)
+        return original(self, mag, state)
+
+    monkeypatch.setattr(IRMNetwork, "forward_with_state", watch)
+    state = run_training(tree, tmp_path / "run", epochs=2, steps=4, carry=1.0)
+    assert [b is None for b in begun] == [True, False, False, False] * 2
+    assert all(b.all() for b in begun if b is not None)
+    begun.clear()
+    fresh = run_training(tree, tmp_path / "fresh", epochs=2, steps=4)
+    assert begun == [None] * 8
+    assert state["history"][-1]["train_loss"] != fresh["history"][-1]["train_loss"]
+
+
+def test_two_processes_carry_the_same_segments():
+    """一批分给两个进程，接着走的还是那几段；种子定了，抽到的就定了。"""
+    torch.manual_seed(0)
+    network, batches = IRMNetwork(), torch.rand(5, 8, 3, 256)
+    whole = Carried(network, 0.5)
+    parts = [Carried(network, 0.5, (rank, 2)) for rank in range(2)]
+    for model in (whole, *parts):
+        model.reset(7)
+    for batch in batches:
+        together = torch.cat([model(half) for model, half in zip(parts, batch.chunk(2), strict=True)])
+        torch.testing.assert_close(whole(batch), together)
+    whole.reset(7)
+    again = [whole(batch) for batch in batches]
+    whole.reset(8)
+    assert not all(torch.equal(one, whole(batch)) for one, batch in zip(again, batches, strict=True))
 
 
 def test_the_best_epoch_of_a_clear_run_counts_intelligibility():

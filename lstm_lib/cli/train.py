@@ -12,6 +12,7 @@ from lstm_lib.cli._values import (
     positive,
     positive_number,
     process_count,
+    share,
 )
 from lstm_lib.cli.doctor import physical_memory
 from lstm_lib.files import os_reason
@@ -62,6 +63,7 @@ OWN_DATA_ONLY = {
     "loss": "--loss",
     "augment": "--augment",
     "average": "--average",
+    "carry": "--carry",
     "init": "--init",
     "restart": "--restart",
     "device": "--device",
@@ -149,6 +151,10 @@ def add_parser(subparsers):
     course.add_argument(
         "--average", metavar="份额", type=below_one, default=0.0,
         help="验证与存下的是权重的滑动平均，每步留住这么多，如 0.999：没有训练完的也好用（默认 0，不平均）",
+    )  # fmt: skip
+    course.add_argument(
+        "--carry", metavar="份额", type=share, default=0.0,
+        help="这么多的段从上一批的末状态出发，如 0.2：半路换了噪声也不怕（默认 0，段段从零状态出发）",
     )  # fmt: skip
     course.add_argument("--init", metavar="检查点", default="", help="从已训练的网络起步（微调）")
     course.add_argument(
@@ -296,6 +302,7 @@ def train_own(args, config) -> int:
         loss=args.loss,
         augment=args.augment,
         average=args.average,
+        carry=args.carry,
         seed=args.seed,
         init=args.init,
     )

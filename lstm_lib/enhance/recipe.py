@@ -104,20 +104,29 @@ class Carried(torch.nn.Module):
     """训练时套在网络外面：一批里随机的几段从上一批的末状态出发，于是网络见过攒久了的状态、半路换掉的噪声。
 
     幅度谱 (B, T, input_size) → 掩蔽 (B, T, 频点数)。B 变了，或 :meth:`reset` 之后的第一批，全都从零状态出发。
+
+    参数:
+        network: 要训练的网络
+        probability: 一段接着上一批走的概率
+        part: ``(哪一份, 几份)``：几个进程分一批时，各取自己的那几段；抽的数与不分的时候相同
     """
 
-    def __init__(self, network: IRMNetwork, probability: float):
+    def __init__(self, network: IRMNetwork, probability: float, part: tuple[int, int] = (0, 1)):
         super().__init__()
-        self.network, self.probability = network, probability
+        self.network, self.probability, self.part = network, probability, part
         self.reset()
 
-    def reset(self) -> None:
+    def reset(self, seed: int | None = None) -> None:
+        """忘掉末状态；给了 ``seed``，往后抽的数就由它定，不给就用 torch 自己的。"""
         self.state: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def forward(self, mag: torch.Tensor) -> torch.Tensor:
         state = self.state if self.state is not None and self.state[0].shape[1] == len(mag) else None
         if state is not None:
-            carried = torch.rand(len(mag), 1, device=mag.device) < self.probability
+            which, parts = self.part
+            drawn = torch.rand(len(mag) * parts, 1, generator=self.generator)
+            carried = drawn.chunk(parts)[which].to(mag.device) < self.probability
             state = tuple(part * carried for part in state)
         mask, state = self.network.forward_with_state(mag, state)
         self.state = tuple(part.detach() for part in state)  # 梯度不回到上一批

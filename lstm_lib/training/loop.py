@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.enhance.loss import CLEAR_WEIGHTS, masked, si_sdr_loss, soft_stoi, stft
-from lstm_lib.enhance.recipe import one_cycle, set_rate, training_step
+from lstm_lib.enhance.recipe import Carried, one_cycle, set_rate, training_step
 from lstm_lib.files import os_reason
 from lstm_lib.training import checkpoint, sources
 from lstm_lib.training.dataset import Segments, ShardedBatches, collate
@@ -172,7 +172,10 @@ class _Run:
         self.network = IRMNetwork(settings.network).to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters())
         self.average = IRMNetwork(settings.network).to(device) if settings.average else None
-        self.model = self.network
+        self.carried = (
+            Carried(self.network, settings.carry, (world.rank, world.size)) if settings.carry else None
+        )
+        self.model = self.carried or self.network
         self.failures = {}
         self.again = "用同样的命令"
 
@@ -210,7 +213,7 @@ class _Run:
         self.judged = self.average or self.network
         if self.world.size > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.model = DistributedDataParallel(self.network, device_ids=ids)
+            self.model = DistributedDataParallel(self.model, device_ids=ids)
         return state
 
     def _start_from(self, path):
@@ -280,6 +283,8 @@ class _Run:
         """一轮训练，返回各步全局批次损失的平均。"""
         settings, self.batches.epoch = self.settings, epoch
         self.model.train()
+        if self.carried:  # 每轮从零状态开始、种子只看轮数：断了再接，与一气呵成的相同
+            self.carried.reset(settings.seed + 3 + epoch)
         # 在设备上累加，免得每步都等显卡；CPU 上用 float64，苹果显卡没有 float64
         total = torch.zeros(
             (), device=self.device, dtype=torch.float64 if self.device.type == "cpu" else None

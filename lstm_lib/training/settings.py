@@ -25,6 +25,7 @@ class Settings:
         loss: si-sdr 或 clear，见 ``lstm_lib.enhance.loss.LOSSES``
         augment: 均衡、变速、混响，见 ``lstm_lib.training.augment``
         average: 权重的滑动平均每步留住多少；0 是不平均
+        carry: 一段从上一批的末状态出发的概率，见 ``lstm_lib.enhance.recipe.Carried``
         init: 从哪个网络的权重起步；空着是随机起步
     """
 
@@ -42,6 +43,7 @@ class Settings:
     loss: str = "si-sdr"  # 见 lstm_lib.enhance.loss.LOSSES
     augment: bool = False  # 均衡、变速、混响，见 lstm_lib.training.augment
     average: float = 0.0  # 权重的滑动平均留住多少；0 是不平均
+    carry: float = 0.0  # 一段从上一批的末状态出发的概率
     init: str = ""  # 从哪个网络的权重起步；空着是随机起步
 
     @property
@@ -98,6 +100,7 @@ OPTIONS = {
     "loss": "--loss",
     "augment": "--augment",
     "average": "--average",
+    "carry": "--carry",
     "init": "--init",
 }
 
