@@ -187,8 +187,8 @@ SLOW = {
         "test_the_estimate_measures_this_machine": 3,
     },
     "test_site_browser.py": {
-        "test_accessibility": 25,
-        "test_no_page_is_wider_than_the_window": 12,
+        "test_page_is_whole": 6,
+        "test_page_on_a_phone_in_the_dark": 5,
         "test_the_print_button_prints_folded_code_and_a_running_head": 20,
         "test_folded_answers_open": 10,
         "test_search_finds_a_phrase_inside_a_sentence": 9,
