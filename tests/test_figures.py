@@ -496,7 +496,7 @@ def test_steps_refuses_units_and_frames_that_are_not_there(steps):
 @pytest.fixture(scope="module")
 def quantizer():
     rng = np.random.default_rng(5)
-    sizes = {"W": (20, 256), "R": (20, 5), "bias": (20,), "head": (257, 5), "headBias": (257,)}
+    sizes = {"W": (20, 256), "U": (20, 5), "bias": (20,), "head": (257, 5), "headBias": (257,)}
     network = {name: rng.normal(0, 0.4, size) for name, size in sizes.items()}
     network["W"] *= rng.uniform(0.05, 1, (20, 1))  # 各行大小不同，逐行才有好处
     clean = 0.3 * np.sin(np.arange(5000) * 0.05) * np.linspace(0, 1, 5000)
@@ -523,7 +523,7 @@ def test_quantizer_page_runs_the_printed_network(quantizer, open_live):
     network, given, html = quantizer
     check_markup(html)
     chapter, page = definitions("int8"), open_live(html)
-    for name in ("W", "R", "head"):
+    for name in ("W", "U", "head"):
         np.testing.assert_allclose(given[name], network[name], rtol=5e-4, atol=1e-7)
     magnitude = np.abs(audio.stft(given["noisy"].astype(float)))
     read = "Array.from(document.getElementById('量').figure.{})"
@@ -614,8 +614,8 @@ def test_workshop_page_equals_the_printed_code_for_all_orders(workshop, open_liv
     right = chapter.mask_in_order(given, frames, "ifgo")
 
     # 另一条路：把同一份权重放进 LSTM 类
-    names = {"weight_ih_l0": "W", "weight_hh_l0": "R", "bias_l0": "bias"}
-    config = layouts.LSTMConfig(256, given["R"].shape[1], dtype="float64")
+    names = {"weight_ih_l0": "W", "weight_hh_l0": "U", "bias_l0": "bias"}
+    config = layouts.LSTMConfig(256, given["U"].shape[1], dtype="float64")
     y = LSTM(config, {name: given[short] for name, short in names.items()})(frames)[0]
     np.testing.assert_allclose(right, sigmoid(y @ given["head"].T + given["headBias"]), atol=1e-9)
 

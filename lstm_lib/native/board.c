@@ -16,7 +16,8 @@ static int64_t read_model(const char *name) {
     FILE *file = fopen(name, "rb");
     if (!file) return 0;
     const size_t bytes = fread(model, 1, ROOM, file);
-    return fclose(file), (int64_t)bytes;
+    fclose(file);
+    return (int64_t)bytes;
 }
 // [/读文件]
 
@@ -43,7 +44,10 @@ static void write_frame(const float *out, size_t outputs) {
 static _Alignas(64) uint8_t weights[ROOM], scratch[ROOM];
 static float x[MOST], y[MOST], out[MOST], h[MOST], c[MOST]; /* 上电时 h、c 是零 */
 
-static int stop(const char *why) { return fprintf(stderr, "%s\n", why), 1; }
+static int stop(const char *why) {
+    fprintf(stderr, "%s\n", why);
+    return 1;
+}
 
 int main(int count, char **names) {
     lstm_error error;
@@ -62,8 +66,8 @@ int main(int count, char **names) {
     if (units > MOST || m->input_size > MOST || m->output_size > MOST)
         return stop("网络太宽：把 MOST 改大");
     const int64_t lstm = lstm_scratch_bytes(&m->net, 1, 1);
-    const int64_t dense = lstm_dense_bytes(&m->net, m->head, 1),
-                  draft = lstm > dense ? lstm : dense;
+    const int64_t dense = lstm_dense_bytes(&m->net, m->head, 1);
+    const int64_t draft = lstm > dense ? lstm : dense;
     if (draft > ROOM) return stop("草稿太大：把 ROOM 改大");
     fprintf(stderr, "用到：模型 %d、权重 %d、草稿 %d 字节，状态 %d 个数\n", (int)bytes, (int)need,
             (int)draft, (int)(2 * units));

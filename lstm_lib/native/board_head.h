@@ -4,14 +4,15 @@
 // [头]
 enum { AXES = 3, PER = 16, WIDTH = 2 * AXES }; /* 轴、每帧的样点、每帧的特征 */
 
-/* 六个数：各轴的标准差（除以 16，不是 15），各轴的峰值，都取自然对数；0 没有对数，先垫一个下限。 */
+/* 六个数：各轴的标准差（分母取 16，不取 15），各轴的峰值，都取自然对数；0 没有对数，先垫一个下限。 */
 static void features(float a[AXES][PER], float *x) {
     for (int axis = 0; axis < AXES; axis++) {
         float mean = 0, square = 0, peak = 0;
         for (int k = 0; k < PER; k++) mean += a[axis][k] / PER;
         for (int k = 0; k < PER; k++) {
             const float away = a[axis][k] - mean;
-            square += away * away, peak = fmaxf(peak, fabsf(a[axis][k]));
+            square += away * away;
+            peak = fmaxf(peak, fabsf(a[axis][k]));
         }
         x[axis] = logf(fmaxf(sqrtf(square / PER), 1e-6f));
         x[AXES + axis] = logf(fmaxf(peak, 1e-6f));
@@ -21,6 +22,7 @@ static void features(float a[AXES][PER], float *x) {
 static int read_frame(float *x, size_t inputs) {
     float a[AXES][PER];
     if (inputs != WIDTH || fread(a, sizeof a, 1, stdin) != 1) return 0;
-    return features(a, x), 1;
+    features(a, x);
+    return 1;
 }
 // [/头]

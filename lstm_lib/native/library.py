@@ -43,6 +43,7 @@ STEPS = """
 void lstm_loops(int, int, const float *, const float *, const float *, const float *, float *, const float *,
                 float *, int64_t);
 void lstm_packed(int, int, const float *, const float *, const float *, float *, const float *, float *, int64_t);
+void lstm_block(const float *, const float *, int, float *);
 int32_t lstm_read(const void *, int64_t, int64_t);
 int64_t lstm_peak_float(int64_t, float *);
 int64_t lstm_peak_int8(int64_t, int32_t *);

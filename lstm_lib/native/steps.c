@@ -1,4 +1,4 @@
-/* “从公式到 C”一章的头两步，以及屋顶线要用的两把尺子。内核本身不用这个文件。 */
+/* “从公式到 C”一章的头三步，以及屋顶线要用的两把尺子。内核本身不用这个文件。 */
 #include "lstm.h"
 
 #include <math.h>
@@ -52,6 +52,16 @@ typedef float wide __attribute__((vector_size(4 * WIDE)));
 typedef int32_t wide_i __attribute__((vector_size(4 * WIDE)));
 typedef int8_t wide_b __attribute__((vector_size(4 * WIDE)));
 enum { CHAINS = 12 };
+
+// [第三步]
+/* 一块 WIDE 个单元、一行输入：一列里四个门的权重各装满一个向量，四个累加器就是这些单元的四个门。 */
+void lstm_block(const float *w, const float *x, int size, float *z) {
+    wide acc[4] = {{0}};
+    for (int k = 0; k < size; k++, w += 4 * WIDE)
+        for (int gate = 0; gate < 4; gate++) acc[gate] += *(const wide *)(w + gate * WIDE) * x[k];
+    memcpy(z, acc, sizeof acc);
+}
+// [/第三步]
 
 /* 带宽：把 bytes 字节读 times 遍。次序与内核相同：一遍从头到尾，下一遍从尾到头；一次读 8 个向量。
  * memory 要按 64 字节对齐，否则每次读都跨两条缓存行，量得的带宽偏低。 */

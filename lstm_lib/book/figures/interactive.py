@@ -163,9 +163,9 @@ def colours() -> dict[str, str]:
 
 def network_parts(network: dict[str, np.ndarray], noisy, clean) -> tuple[dict, dict]:
     """小网络与两段波形：要嵌进网页的数，与网页解出来的同一份数；参数见 :func:`quantizer`。"""
-    kinds = {"W": "f2", "R": "f2", "bias": "f4", "head": "f2", "headBias": "f4"}
-    hidden, shapes = np.shape(network["R"])[1], {name: np.shape(network[name]) for name in kinds}
-    wanted = {"W": (4 * hidden, 256), "R": (4 * hidden, hidden), "bias": (4 * hidden,)}
+    kinds = {"W": "f2", "U": "f2", "bias": "f4", "head": "f2", "headBias": "f4"}
+    hidden, shapes = np.shape(network["U"])[1], {name: np.shape(network[name]) for name in kinds}
+    wanted = {"W": (4 * hidden, 256), "U": (4 * hidden, hidden), "bias": (4 * hidden,)}
     wanted |= {"head": (257, hidden), "headBias": (257,)}
     wrong = [name for name in kinds if shapes[name] != wanted[name]]
     if wrong:
@@ -187,7 +187,7 @@ def quantizer_html(identifier: str, data: dict, title: str) -> str:
 def quantizer(network: dict[str, np.ndarray], noisy, clean, title: str) -> dict[str, np.ndarray]:
     """显示拨量化位数的图：网页里跑整个网络，看掩蔽、听声音；返回网页用的那一份数。
 
-    ``network``：``W`` (4H, 256)、``R`` (4H, H)、``bias`` (4H,)、``head`` (257, H)、``headBias`` (257,)，门按
+    ``network``：``W`` (4H, 256)、``U`` (4H, H)、``bias`` (4H,)、``head`` (257, H)、``headBias`` (257,)，门按
     i f g o 排；网页里存成半精度，H 在 24 上下才放得下。``noisy``、``clean``：同样长的波形，两秒上下，
     网页里存成 8 位 μ 律。
     """

@@ -14,7 +14,7 @@ function arrange(values, order) {
   return out;
 }
 function mask(order) {
-  var use = {W: arrange(network.W, order), R: arrange(network.R, order), bias: arrange(network.bias, order)};
+  var use = {W: arrange(network.W, order), U: arrange(network.U, order), bias: arrange(network.bias, order)};
   return network.run(x, frames, use, function (values) { return values; });
 }
 var exact = mask(right), known = {};

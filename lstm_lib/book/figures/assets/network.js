@@ -3,16 +3,16 @@
   base.network = function (data, bins) {
     var hidden = data.hidden, inputs = bins - 1; // 输入不含直流
     var head = base.array(data.head), headBias = base.array(data.headBias);
-    // use 里是要用的 W、R、bias；round 在每一帧作用于 x 与 h
+    // use 里是要用的 W、U、bias；round 在每一帧作用于 x 与 h
     function run(x, frames, use, round) {
       var h = new Float64Array(hidden), c = new Float64Array(hidden), z = new Float64Array(4 * hidden);
       var out = new Float64Array(frames * bins);
       for (var t = 0; t < frames; t++) {
-        var v = round(x.subarray(t * bins + 1, (t + 1) * bins)), u = round(h);
+        var v = round(x.subarray(t * bins + 1, (t + 1) * bins)), previous = round(h);
         for (var row = 0; row < 4 * hidden; row++) {
           var sum = use.bias[row];
           for (var k = 0, at = row * inputs; k < inputs; k++) sum += use.W[at + k] * v[k];
-          for (k = 0, at = row * hidden; k < hidden; k++) sum += use.R[at + k] * u[k];
+          for (k = 0, at = row * hidden; k < hidden; k++) sum += use.U[at + k] * previous[k];
           z[row] = sum;
         }
         for (k = 0; k < hidden; k++) {
@@ -27,6 +27,6 @@
       }
       return out;
     }
-    return {hidden: hidden, inputs: inputs, W: base.array(data.W), R: base.array(data.R), bias: base.array(data.bias), run: run};
+    return {hidden: hidden, inputs: inputs, W: base.array(data.W), U: base.array(data.U), bias: base.array(data.bias), run: run};
   };
 })

@@ -1,6 +1,6 @@
 // 量化的位数随手拨：权重、输入各几位，步长逐行取还是整个矩阵取一个；掩蔽差多少，声音差多少。
 var number = base.number, sound = base.sound, network = base.network(data, sound.bins), colors = base.array(data.colors);
-var W = network.W, R = network.R, hidden = network.hidden, inputs = network.inputs;
+var W = network.W, U = network.U, hidden = network.hidden, inputs = network.inputs;
 var noisy = sound.expand(data.noisy), clean = sound.expand(data.clean);
 var spectrum = sound.stft(noisy), x = sound.magnitude(spectrum), frames = spectrum.frames;
 
@@ -22,8 +22,8 @@ function quantize(values, bits, columns) {
 }
 // 掩蔽 (T × 257)：权重 weightBits 位，x 与 h 每帧量化成 inputBits 位；线性层不量化
 function mask(weightBits, inputBits, perRow) {
-  var w = quantize(W, weightBits, perRow ? inputs : W.length), r = quantize(R, weightBits, perRow ? hidden : R.length);
-  return network.run(x, frames, {W: w, R: r, bias: network.bias}, function (v) { return quantize(v, inputBits, v.length); });
+  var w = quantize(W, weightBits, perRow ? inputs : W.length), u = quantize(U, weightBits, perRow ? hidden : U.length);
+  return network.run(x, frames, {W: w, U: u, bias: network.bias}, function (v) { return quantize(v, inputBits, v.length); });
 }
 var exact = mask(0, 0, true), enhanced = sound.masked(spectrum, exact, noisy.length);
 // 与没有量化的相比：掩蔽平均差多少，两段声音之差比声音低多少 dB，SI-SDR
@@ -34,7 +34,7 @@ function compare(weightBits, inputBits, perRow) {
   return {mask: found, wave: wave, gap: gap / found.length, below: 10 * Math.log10(power / change), siSdr: sound.siSdr(clean, wave)};
 }
 function bytes(bits, perRow) {
-  return Math.ceil((W.length + R.length) * (bits || 32) / 8) + (bits ? 4 * (perRow ? 8 * hidden : 2) : 0);
+  return Math.ceil((W.length + U.length) * (bits || 32) / 8) + (bits ? 4 * (perRow ? 8 * hidden : 2) : 0);
 }
 
 function bitsText(bits) { return bits > 8 ? "不量化" : bits + " 位"; }
