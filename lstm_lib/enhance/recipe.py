@@ -25,6 +25,7 @@ class Recipe:
     batch: int = 16
     segment: int = 63  # 每段的帧数，约一秒；帧移不是 256 的网络，取最接近的整数个帧移
     learning_rate: float = 5e-3
+    beta2: float = 0.99  # Adam 的步子看最近约一百步的梯度；缺省的 0.999 是一千步，训练只有几千步，太长
     clip: float = 1.0
     loss: str = "si-sdr"  # loss.LOSSES 之一
     snr_db: tuple[float, float] = (-6.0, 12.0)
@@ -151,7 +152,7 @@ def train_loop(data, recipe, progress, title):
     """训练循环：取一批，定学习率，走一步；每 25 步记一次平均的损失。"""
     network = IRMNetwork(recipe.network)
     model = Carried(network, recipe.carry)
-    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, recipe.beta2), fused=True)
     batches = Batches(data, recipe)
     started, losses, recent = time.perf_counter(), [], []
     with bar(recipe.steps, title, show=progress) as shown:
