@@ -16,8 +16,8 @@ from lstm_lib.threads import waiting
 FEW = 3  # 没有几章要执行，就不必估
 # 量过的一次建书（两核，空闲），秒
 REFERENCE_PROBE = 0.09  # probe() 的用时
-CORPUS = 14.0  # 合成语料，连同载入
-CHAPTER = 11.5  # 执行一章，平均，连同启动内核
+CORPUS = 20.0  # 合成语料，连同载入
+CHAPTER = 19.0  # 执行一章，平均，连同启动内核
 PAGES = 22.0  # 其余：估计本身、读写各页、搜索索引、Netron
 
 
@@ -106,7 +106,7 @@ def training_step() -> float:
     noise = np.random.default_rng(0).integers(-9000, 9000, (2, 200_000)).astype(np.int16)
     kinds = [next(iter(corpus.noises.HEARD)), next(iter(corpus.noises.FAMILIES))]
     data = corpus.TrainingData(noise[0], noise, kinds)
-    for steps in (3, 10):  # 头几步在热身，不算
+    for steps in (5, 25):  # 头几步在热身，不算
         history = recipe.train(data, replace(recipe.RECIPES["short"], steps=steps), progress=False)[1]
     return history["seconds"] / history["steps"]
 
