@@ -154,8 +154,8 @@ INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int
 
 /* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。m 块 × n 个序列一起走。 */
 INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows *x, const rows *h,
-                             int64_t at, int n, int kind, const int32_t *done, const float *pre, float *c, float *next,
-                             int64_t units) {
+                             int64_t at, int n, int kind, const int32_t *done, const float *pre,
+                             float *c, float *next, int64_t units) {
     vf acc[MOST][4];
     for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
@@ -170,8 +170,17 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows 
 }
 // [/一块]
 
+/* 用瓦片先算好 at 起的 16 行，64 列以下的零头留给 product8 */
+INLINE void FN(tiles)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
+                      int32_t *done) {
+    const int64_t start =
+        4 * unit * (int64_t)(in->size + in->other) + (part ? 4 * (int64_t)V * in->other : 0);
+    tiles_dot((const int8_t *)cell->weight + start, V, in->size / 64 * 64, in->q + at * in->size,
+              in->size, done);
+}
+
 // [分组]
-/* 把 count 行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
+/* 把 at 起到 end 为止的各行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
  * 组越大，一个权重用的次数越多：16 行在有 32 个寄存器的机器上是 6 + 6 + 4。 */
 #define GROUPS(at, end, one)                                                                       \
     for (; end - at >= MOST; at += MOST) one(MOST);                                                \
@@ -182,16 +191,10 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows 
 #define PROJECT(n) FN(project_some)(cell, unit, x, at, n, kind, DONE, pre, units)
 #define ADVANCE(n) FN(advance_some)(cell, unit, 1, x, h, at, n, kind, DONE, pre, c, next, units)
 
-/* 用瓦片时先算好 at 起的 16 行 */
-INLINE void FN(tiles)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
-                      int32_t *done) {
-    const int64_t start = 4 * unit * (int64_t)(in->size + in->other) + (part ? 4 * (int64_t)V * in->other : 0);
-    tiles_dot((const int8_t *)cell->weight + start, V, in->size / 64 * 64, in->q + at * in->size, in->size, done);
-}
-
+/* int8 又有瓦片时一次 16 行，先用瓦片算好大部分列的和；此外都一次到底 */
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
                         float *pre, int64_t units) {
-    const int tiles = TILES && kind == LSTM_INT8 && x->tiles;
+    const int tiles = TILES && kind == LSTM_INT8 && x->tiles && x->size >= 64;
     const int64_t some = tiles ? TILE : count;
     for (int64_t at = 0, end; at < count;) {
         int32_t done[TILE * 4 * V];
@@ -201,11 +204,10 @@ INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t 
     }
 }
 
-
 INLINE
-    void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
-                     int kind, const float *pre, float *c, float *next, int64_t units) {
-    const int tiles = TILES && kind == LSTM_INT8 && h->tiles;
+void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
+                 int kind, const float *pre, float *c, float *next, int64_t units) {
+    const int tiles = TILES && kind == LSTM_INT8 && h->tiles && h->size >= 64;
     const int64_t some = tiles ? TILE : count;
     for (int64_t at = 0, end; at < count;) {
         int32_t done[2 * TILE * 4 * V];
@@ -267,5 +269,6 @@ INLINE void FN(fft_row)(const float *xr, const float *xi, int step, const float 
 #undef SPLAT
 #undef FN
 #undef GROUPS
+#undef DONE
 #undef PROJECT
 #undef ADVANCE
