@@ -195,27 +195,27 @@ INLINE void FN(tiles)(const lstm_cell *cell, int unit, int part, const rows *in,
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
                         float *pre, int64_t units) {
     const int tiles = TILES && kind == LSTM_INT8 && x->tiles && x->size >= 64;
-    const int64_t some = tiles ? TILE : count;
-    for (int64_t at = 0, end; at < count;) {
+    int64_t at = 0;
+    do {
+        const int64_t end = tiles ? MIN(at + TILE, count) : count;
         int32_t done[TILE * 4 * V];
         if (tiles) FN(tiles)(cell, unit, 0, x, at, done);
-        end = MIN(at + some, count);
         GROUPS(at, end, PROJECT)
-    }
+    } while (TILES && at < count);
 }
 
 INLINE
 void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
                  int kind, const float *pre, float *c, float *next, int64_t units) {
     const int tiles = TILES && kind == LSTM_INT8 && h->tiles && h->size >= 64;
-    const int64_t some = tiles ? TILE : count;
-    for (int64_t at = 0, end; at < count;) {
+    int64_t at = 0;
+    do {
+        const int64_t end = tiles ? MIN(at + TILE, count) : count;
         int32_t done[2 * TILE * 4 * V];
         if (tiles) FN(tiles)(cell, unit, 1, h, at, done);
         if (tiles && !pre) FN(tiles)(cell, unit, 0, x, at, done + TILE * 4 * V);
-        end = MIN(at + some, count);
         GROUPS(at, end, ADVANCE)
-    }
+    } while (TILES && at < count);
 }
 // [/分组]
 
