@@ -63,6 +63,55 @@ def worst(result, expected):
     return max(float(np.abs(a - b).max()) for a, b in ((y, y2), (h, h2), (c, c2)))
 
 
+TILED = [  # 瓦片的各种零头：列数不满、刚满、超过 64；批刚够、刚满、超过 16；只有窄块；一帧（没有先做的投影）与多帧
+    (256, 257, 1, "forward", 0, 1, 100),
+    (256, 257, 1, "forward", 0, 16, 3),
+    (64, 68, 2, "bidirectional", 0, 5, 1),
+    (63, 200, 1, "reverse", 0, 17, 7),
+    (130, 67, 2, "bidirectional", 65, 33, 4),
+    (300, 4, 1, "forward", 0, 6, 5),
+]
+
+
+def with_tiles():
+    if not native.load()[1].lstm_tiles_supported(build.LEVEL_NUMBERS["avx512"]):
+        pytest.skip("这台机器没有 AMX，或操作系统不让用")
+
+
+@pytest.mark.parametrize("shape", TILED, ids=str)
+def test_tiles_change_no_bit(shape):
+    with_tiles()
+    lstm = make(shape)
+    x, state = inputs(shape, lstm)
+    fast, plain = (NativeLSTM(lstm, "int8", level="avx512", tiles=tiles) for tiles in (True, False))
+    assert fast.tiles and not plain.tiles
+    assert worst(plain(x, state), lstm(x, state)) < 0.05
+    assert worst(fast(x, state), plain(x, state)) == 0
+    x[0, 0, 1] = np.nan  # 坏的只有它那一行
+    got, expected = fast(x, state)[0], plain(x, state)[0]
+    assert np.array_equal(got, expected, equal_nan=True) and np.isnan(got).any()
+
+
+def test_tiles_multiply_the_head_too():
+    with_tiles()
+    weight = np.random.default_rng(3).standard_normal((70, 100))
+    fast, plain = (native.NativeNetwork(*network_with_head(weight), "int8", "avx512") for _ in range(2))
+    assert fast.tiles
+    plain._net.tiles = 0
+    for rows in (1, 5, 16, 39):
+        h = np.random.default_rng(rows).standard_normal((rows, 100)).astype(np.float32)
+        assert np.array_equal(fast.head(h), plain.head(h)), rows
+        assert np.abs(fast.head(h) - h @ weight.T).max() < 0.5
+
+
+def test_tiles_are_for_int8_on_avx512_only():
+    lstm = make(SHAPES[3])
+    for level in native.levels():
+        for dtype in ("float32", "float16", "int8"):
+            fast = NativeLSTM(lstm, dtype, level=level)
+            assert not fast.tiles or (dtype, level) == ("int8", "avx512")
+
+
 @pytest.mark.parametrize("level", native.levels())
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_matches_the_numpy_lstm(shape, level):

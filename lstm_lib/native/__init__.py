@@ -63,6 +63,7 @@ class NativeLSTM:
         dtype: "float32"；"float16"（权重存成半精度，读时展宽，乘加仍是 float32）；"int8"（权重逐行量化，输入逐帧量化，门仍用浮点）
         level: 指令集级别，缺省取机器支持的最高一级，见 ``levels()``
         flags: 额外的编译选项，例如 ``("-DLIBM_GATES=1",)``；只在教学与测试时有用
+        tiles: int8 时，处理器有 AMX 就用它（用没用上见同名属性）；False 是不用，结果逐位相同，只是慢些
     抛出:
         ValueError: 不是 LSTM；带窥视孔或截幅，C 内核没有这两样；级别这台机器没有；有的权重半精度放不下
         NativeBuildError: 没有能用的 C 编译器；它也是 ``OSError``
@@ -74,6 +75,7 @@ class NativeLSTM:
         dtype: str = "float32",
         level: str | None = None,
         flags: tuple[str, ...] = (),
+        tiles: bool = True,
     ) -> None:
         if dtype not in KINDS:
             raise ValueError(f"dtype 应为 'float32'、'float16' 或 'int8'，得到 {dtype!r}")
@@ -81,6 +83,7 @@ class NativeLSTM:
         if dtype == "float16":
             check_half({k: w for k, w in lstm.parameters.items() if k.startswith(HALF_NAMES)})
         self._open(lstm.config, weight_file.encode(lstm.config, lstm.parameters), dtype, level, flags)
+        self._net.tiles = self.tiles = self.tiles and bool(tiles)
         # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
         self._source = None if lstm.initial_state is None else lstm
         self._lengths = lstm.lengths
@@ -99,6 +102,7 @@ class NativeLSTM:
         self._width = self._lib.lstm_level_width(LEVEL_NUMBERS[self.level])
         self._model, self._memory = open_model(self._ffi, self._lib, data, self.level, dtype)
         self._net = self._ffi.addressof(self._model, "net")
+        self.tiles = bool(self._net.tiles)
 
     def __repr__(self) -> str:
         return f"NativeLSTM({self.config}, dtype={self.dtype!r}, level={self.level!r})"

@@ -101,15 +101,19 @@ INLINE void FN(dot8)(const int8_t *w, int64_t next, int m, int size, const int8_
 // [/整数点积]
 
 // [反量化]
-/* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。相邻两块的 offset 与 scale 相距 rows 个数。 */
+/* 整数和 × 权重每行的步长 × 这一帧输入的步长，加到浮点的预激活值上。相邻两块的 offset 与 scale 相距 rows 个数。
+ * done 不是 NULL 时是瓦片已经加好的那些列的和，只差不满 64 列的零头。 */
 INLINE void FN(product8)(const int8_t *w, int64_t next, int m, int size, const int8_t *x,
                          const float *step, int n, const int32_t *offset, const float *scale,
-                         int rows, vf acc[][4]) {
+                         int rows, const int32_t *done, vf acc[][4]) {
     vi sum[MOST][4];
+    const int skip = done ? size / 64 * 64 : 0;
     for (int k = 0; k < m * n; k++)
-        for (int gate = 0; gate < 4; gate++)
+        for (int gate = 0; gate < 4; gate++) {
             sum[k][gate] = DOT_OFFSET ? LOADI(offset + k / n * rows + gate * V) : (vi){0};
-    FN(dot8)(w, next, m, size, x, size, n, sum);
+            if (done) sum[k][gate] += LOADI(done + (4 * k + gate) * V);
+        }
+    FN(dot8)(w + 4 * V * skip, next, m, size - skip, x + skip, size, n, sum);
     for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
             acc[k][gate] =
@@ -120,14 +124,14 @@ INLINE void FN(product8)(const int8_t *w, int64_t next, int m, int size, const i
 
 /* 加上 x 或 h 这一部分的乘积：part = 0 是 x，1 是 h；unit 起的 m 块 × rows 的第 at 行起的 n 行。 */
 INLINE void FN(product)(const lstm_cell *cell, int unit, int m, int part, const rows *in,
-                        int64_t at, int n, int kind, vf acc[][4]) {
+                        int64_t at, int n, int kind, const int32_t *done, vf acc[][4]) {
     const int64_t next = 4 * (int64_t)V * (in->size + in->other); /* 一块有多少个权重 */
     const int64_t start = unit / V * next + (part ? 4 * (int64_t)V * in->other : 0);
     if (kind == LSTM_INT8) {
         const int64_t row = 4 * (in->parts * (int64_t)unit + part * V);
         FN(product8)((const int8_t *)cell->weight + start, next, m, in->size, in->q + at * in->size,
                      in->step + at, n, cell->offset + row, cell->scale + row, 4 * in->parts * V,
-                     acc);
+                     done, acc);
     } else {
         const int item = ITEM(kind);
         FN(dot)((const char *)cell->weight + start * item, next * item, m, item, in->size,
@@ -138,27 +142,27 @@ INLINE void FN(product)(const lstm_cell *cell, int unit, int m, int part, const 
 // [一块]
 /* 输入投影：n 行的 b + W x 存进 pre，留给后面逐帧的循环。 */
 INLINE void FN(project_some)(const lstm_cell *cell, int unit, const rows *x, int64_t at, int n,
-                             int kind, float *pre, int64_t units) {
+                             int kind, const int32_t *done, float *pre, int64_t units) {
     vf acc[MOST][4];
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++) acc[j][gate] = LOAD(cell->bias + 4 * unit + gate * V);
-    FN(product)(cell, unit, 1, 0, x, at, n, kind, acc);
+    FN(product)(cell, unit, 1, 0, x, at, n, kind, done, acc);
     for (int j = 0; j < n; j++)
         for (int gate = 0; gate < 4; gate++)
             STORE(pre + 4 * ((at + j) * units + unit) + gate * V, acc[j][gate]);
 }
 
-/* 一步：从 pre（没有就从 b + W x）出发，加上 R h，过门，写出新的 c 与 h。m 块 × n 个序列一起走。 */
+/* 一步：从 pre（没有就从 b + W x）出发，加上 U h，过门，写出新的 c 与 h。m 块 × n 个序列一起走。 */
 INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows *x, const rows *h,
-                             int64_t at, int n, int kind, const float *pre, float *c, float *next,
-                             int64_t units) {
+                             int64_t at, int n, int kind, const int32_t *done, const float *pre,
+                             float *c, float *next, int64_t units) {
     vf acc[MOST][4];
     for (int k = 0; k < m * n; k++)
         for (int gate = 0; gate < 4; gate++)
             acc[k][gate] = LOAD((pre ? pre + 4 * (at + k % n) * units : cell->bias) +
                                 4 * (unit + k / n * V) + gate * V);
-    if (!pre) FN(product)(cell, unit, m, 0, x, at, n, kind, acc);
-    FN(product)(cell, unit, m, 1, h, at, n, kind, acc);
+    if (!pre) FN(product)(cell, unit, m, 0, x, at, n, kind, done ? done + TILE * 4 * V : NULL, acc);
+    FN(product)(cell, unit, m, 1, h, at, n, kind, done, acc);
     for (int k = 0; k < m * n; k++) {
         const int64_t row = at + k % n, first = unit + k / n * V;
         FN(update)(acc[k], c + row * units + first, next + row * h->stride + first);
@@ -166,25 +170,52 @@ INLINE void FN(advance_some)(const lstm_cell *cell, int unit, int m, const rows 
 }
 // [/一块]
 
-// [分组]
-/* 把 count 行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
- * 组越大，一个权重用的次数越多：16 行在有 32 个寄存器的机器上是 6 + 6 + 4。 */
-#define GROUPS(count, one)                                                                         \
-    int64_t at = 0;                                                                                \
-    for (; count - at >= MOST; at += MOST) one(MOST);                                              \
-    for (; MOST > 4 && count - at >= 4; at += 4) one(4);                                           \
-    for (; count - at >= 2; at += 2) one(2);                                                       \
-    for (; count - at >= 1; at += 1) one(1);
-#define PROJECT(n) FN(project_some)(cell, unit, x, at, n, kind, pre, units)
-#define ADVANCE(n) FN(advance_some)(cell, unit, 1, x, h, at, n, kind, pre, c, next, units)
+/* 用瓦片先算好 at 起的 16 行，64 列以下的零头留给 product8 */
+INLINE void FN(tiles)(const lstm_cell *cell, int unit, int part, const rows *in, int64_t at,
+                      int32_t *done) {
+    const int64_t start =
+        4 * unit * (int64_t)(in->size + in->other) + (part ? 4 * (int64_t)V * in->other : 0);
+    tiles_dot((const int8_t *)cell->weight + start, V, in->size / 64 * 64, in->q + at * in->size,
+              in->size, done);
+}
 
+// [分组]
+/* 把 at 起到 end 为止的各行分成 MOST、4、2、1 行的小组；每组的行数是编译期常数，累加器才能全在寄存器里。
+ * 组越大，一个权重用的次数越多：16 行在有 32 个寄存器的机器上是 6 + 6 + 4。 */
+#define GROUPS(at, end, one)                                                                       \
+    for (; end - at >= MOST; at += MOST) one(MOST);                                                \
+    for (; MOST > 4 && end - at >= 4; at += 4) one(4);                                             \
+    for (; end - at >= 2; at += 2) one(2);                                                         \
+    for (; end - at >= 1; at += 1) one(1);
+#define DONE (tiles ? done + 4 * V * (at % TILE) : NULL)
+#define PROJECT(n) FN(project_some)(cell, unit, x, at, n, kind, DONE, pre, units)
+#define ADVANCE(n) FN(advance_some)(cell, unit, 1, x, h, at, n, kind, DONE, pre, c, next, units)
+
+/* int8 又有瓦片时一次 16 行，先用瓦片算好大部分列的和；此外都一次到底 */
 INLINE void FN(project)(const lstm_cell *cell, int unit, const rows *x, int64_t count, int kind,
-                        float *pre, int64_t units){GROUPS(count, PROJECT)}
+                        float *pre, int64_t units) {
+    const int tiles = TILES && kind == LSTM_INT8 && x->tiles && x->size >= 64;
+    int64_t at = 0;
+    do {
+        const int64_t end = tiles ? MIN(at + TILE, count) : count;
+        int32_t done[TILE * 4 * V];
+        if (tiles) FN(tiles)(cell, unit, 0, x, at, done);
+        GROUPS(at, end, PROJECT)
+    } while (TILES && at < count);
+}
 
 INLINE
-    void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
-                     int kind, const float *pre, float *c, float *next, int64_t units) {
-    GROUPS(count, ADVANCE)
+void FN(advance)(const lstm_cell *cell, int unit, const rows *x, const rows *h, int64_t count,
+                 int kind, const float *pre, float *c, float *next, int64_t units) {
+    const int tiles = TILES && kind == LSTM_INT8 && h->tiles && h->size >= 64;
+    int64_t at = 0;
+    do {
+        const int64_t end = tiles ? MIN(at + TILE, count) : count;
+        int32_t done[2 * TILE * 4 * V];
+        if (tiles) FN(tiles)(cell, unit, 1, h, at, done);
+        if (tiles && !pre) FN(tiles)(cell, unit, 0, x, at, done + TILE * 4 * V);
+        GROUPS(at, end, ADVANCE)
+    } while (TILES && at < count);
 }
 // [/分组]
 
@@ -238,5 +269,6 @@ INLINE void FN(fft_row)(const float *xr, const float *xi, int step, const float 
 #undef SPLAT
 #undef FN
 #undef GROUPS
+#undef DONE
 #undef PROJECT
 #undef ADVANCE

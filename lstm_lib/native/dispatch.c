@@ -3,6 +3,10 @@
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -77,6 +81,21 @@ static int cpu_has(int level) { return (void)level, 0; }
 int lstm_level_supported(int level) {
     return level >= 0 && level < LSTM_LEVELS && levels[level] &&
            (level == LSTM_PORTABLE || cpu_has(level));
+}
+
+/* 瓦片寄存器有 8 KB，Linux 要进程开口才肯保存它们；也可能被沙箱拒绝，那就不用。 */
+int lstm_tiles_supported(int level) {
+#if defined(__x86_64__) && defined(__linux__)
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, TILE_DATA = 18 };
+    unsigned a, b, c, d, low, high;
+    if (level != LSTM_AVX512 || !lstm_level_supported(level)) return 0;
+    const unsigned tile_int8 = 1u << 24 | 1u << 25, saved = 1u << 17 | 1u << 18;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & tile_int8) != tile_int8) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (low & saved) == saved && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA);
+#else
+    return (void)level, 0;
+#endif
 }
 
 int lstm_level_width(int level) { return levels[level]->width; }

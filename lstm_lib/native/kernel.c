@@ -43,6 +43,7 @@ enum { AHEAD = 2048 }; /* 权重提前多少字节预取，见 dot */
 
 /* 若干行输入：浮点的或量化过的 */
 typedef struct {
+    int32_t tiles;       /* int8 才可能是 1：行数够多，用瓦片乘 */
     int32_t parts;       /* 一行权重分几部分：LSTM 两部分（乘 x 的与乘 h 的），线性层一部分 */
     int32_t size, other; /* 本部分与另一部分各有多少列；int8 时已补成 4 的倍数 */
     const float *f;
@@ -51,6 +52,72 @@ typedef struct {
     const float *step;
 } rows;
 
+/* AMX 的一块瓦片是 16 行 × 64 字节。一条指令让两块相乘：16 行 x 的 64 列，乘 16 行权重的同样 64 列，一万六千多次乘加。
+ * 权重打包的次序（4 列一组，组里每行 4 字节）正是它要的。都是整数，所以与逐列加逐位相同。 */
+#define TILE 16  /* 一块几行 */
+#define ENOUGH 5 /* 不到这么多行，还是逐列加快 */
+#if ISA == AT_avx512 && (defined(__clang__) || __GNUC__ >= 11)
+#define TILES 1
+#define USES_TILES __attribute__((noinline, target("amx-tile,amx-int8")))
+
+/* 八块瓦片都是 16 行 × 64 字节 */
+USES_TILES static void tiles_open(void) {
+    static const struct {
+        uint8_t palette, start, zero[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    _tile_loadconfig(&shape);
+}
+
+/* 用完交还：切换线程时就不用保存这 8 KB */
+USES_TILES static void tiles_close(void) { _tile_release(); }
+
+// [瓦片]
+/* 16 行 x 乘一块权重（width 个单元，4 个门）的前 size 列，size 是 64 的倍数；sum：[16][I F O G][width]。
+ * 宽块的四个门各用一块瓦片，互不相干；窄块的四个门合起来才一块。 */
+USES_TILES static void tiles_dot(const int8_t *w, int width, int size, const int8_t *x,
+                                 int64_t stride, int32_t *sum) {
+#define EACH_PART(one)                                                                             \
+    {                                                                                              \
+        one(0);                                                                                    \
+        if (width == 16) {                                                                         \
+            one(1);                                                                                \
+            one(2);                                                                                \
+            one(3);                                                                                \
+        }                                                                                          \
+    }
+#define ZERO(part) _tile_zero(part)
+#define MULTIPLY(part)                                                                             \
+    _tile_loadd(5, w + (int64_t)4 * width * k + 64 * part, 16 * width);                            \
+    _tile_dpbusd(part, 4, 5)
+#define KEEP(part) _tile_stored(part, sum + 16 * part, 16 * width)
+    __asm__ volatile("" : : : "memory"); /* GCC 不知道读瓦片要读内存：让前面的写都落定 */
+    EACH_PART(ZERO)
+    for (int k = 0; k < size; k += 64) {
+        _tile_loadd(4, x + k, stride);
+        EACH_PART(MULTIPLY)
+    }
+    EACH_PART(KEEP)
+}
+// [/瓦片]
+#else
+#define TILES 0
+INLINE void tiles_open(void) {}
+INLINE void tiles_close(void) {}
+INLINE void tiles_dot(const int8_t *w, int width, int size, const int8_t *x, int64_t stride,
+                      int32_t *sum) {
+    (void)w, (void)width, (void)size, (void)x, (void)stride, (void)sum;
+}
+#endif
+
+/* rows 行用不用瓦片；用的话，量化过的输入要有整 16 行的地方，补出来的几行算了不要 */
+INLINE int tiled(const lstm_net *net, int64_t rows) {
+    return TILES && net->tiles && rows >= ENOUGH;
+}
+INLINE int64_t whole_rows(const lstm_net *net, int64_t rows) {
+    return tiled(net, rows) ? (rows + TILE - 1) / TILE * TILE : rows;
+}
 #define V WIDE
 #include "block.h"
 #undef V
@@ -122,8 +189,8 @@ static int64_t carve(const lstm_net *net, int64_t frames, int32_t batch, char *b
     PIECE(layer[1], between * 4);
     PIECE(x_step, quantized ? many * 4 : 0);
     PIECE(h_step, quantized ? batch * 4 : 0);
-    PIECE(x_q, quantized ? many * inputs : 0);
-    PIECE(h_q, quantized ? batch * w->h_stride : 0);
+    PIECE(x_q, quantized ? whole_rows(net, many) * inputs : 0);
+    PIECE(h_q, quantized ? whole_rows(net, batch) * w->h_stride : 0);
     return used;
 }
 
@@ -142,8 +209,9 @@ INLINE int first_unit(const lstm_cell *cell, int block) {
 
 // [一层]
 /* 一层、一个方向、frames 帧、batch 个序列。x：[frames][batch][input_size]；y 的行距是 y_stride。 */
-INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int64_t frames,
-                     int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
+INLINE void run_cell(const lstm_net *net, const lstm_cell *cell, const int kind, const float *x,
+                     int64_t frames, int batch, float *y, int64_t y_stride, work *w,
+                     int32_t *turn) {
     const int quantized = kind == LSTM_INT8, pad = quantized ? 3 : 0;
     const int columns = cell->input_size, size = cell->output_size;
     const int padded = (columns + pad) & ~pad, h_padded = (size + pad) & ~pad;
@@ -154,8 +222,8 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
     for (int64_t done = 0; done < frames; done += w->chunk) {
         const int64_t many = MIN(w->chunk, frames - done);
         const int64_t first = cell->backward ? frames - done - many : done;
-        const rows in = {2,       padded, h_padded, x + first * batch * columns,
-                         columns, w->x_q, w->x_step};
+        const rows in = {tiled(net, many * batch),    2,       padded, h_padded,
+                         x + first * batch * columns, columns, w->x_q, w->x_step};
         if (quantized)
             for (int64_t j = 0; j < many * batch; j++)
                 w->x_step[j] = quantize(in.f + j * columns, columns, w->x_q + j * padded, padded);
@@ -170,7 +238,8 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
         for (int64_t t = 0; t < many; t++) {
             const int64_t at = cell->backward ? many - 1 - t : t;
             const float *pre = frames > 1 ? w->pre + at * batch * 4 * w->units : NULL;
-            const rows h = {2, h_padded, padded, w->h, w->h_stride, w->h_q, w->h_step};
+            const rows h = {tiled(net, batch), 2,      h_padded, padded, w->h,
+                            w->h_stride,       w->h_q, w->h_step};
             if (quantized)
                 for (int b = 0; b < batch; b++)
                     w->h_step[b] =
@@ -180,8 +249,8 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
                 const int item = *turn & 1 ? items - 1 - k : k, block = item + pairs;
                 const int unit = first_unit(cell, item < pairs ? 2 * item : block);
                 if (item < pairs)
-                    WIDE_FN(advance_some)(cell, unit, 2, &in, &h, 0, 1, kind, pre, w->c, w->next,
-                                          w->units);
+                    WIDE_FN(advance_some)(cell, unit, 2, &in, &h, 0, 1, kind, NULL, pre, w->c,
+                                          w->next, w->units);
                 else if (block < cell->wide)
                     WIDE_FN(advance)(cell, unit, &in, &h, batch, kind, pre, w->c, w->next,
                                      w->units);
@@ -205,19 +274,19 @@ INLINE void run_cell(const lstm_cell *cell, const int kind, const float *x, int6
 // [/一层]
 
 /* 三种权重各编译一份 */
-static void run_float(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
-                      int64_t y_stride, work *w, int32_t *turn) {
-    run_cell(cell, LSTM_FLOAT32, x, frames, batch, y, y_stride, w, turn);
+static void run_float(const lstm_net *net, const lstm_cell *cell, const float *x, int64_t frames,
+                      int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(net, cell, LSTM_FLOAT32, x, frames, batch, y, y_stride, w, turn);
 }
 
-static void run_int8(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
-                     int64_t y_stride, work *w, int32_t *turn) {
-    run_cell(cell, LSTM_INT8, x, frames, batch, y, y_stride, w, turn);
+static void run_int8(const lstm_net *net, const lstm_cell *cell, const float *x, int64_t frames,
+                     int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(net, cell, LSTM_INT8, x, frames, batch, y, y_stride, w, turn);
 }
 
-static void run_half(const lstm_cell *cell, const float *x, int64_t frames, int batch, float *y,
-                     int64_t y_stride, work *w, int32_t *turn) {
-    run_cell(cell, LSTM_FLOAT16, x, frames, batch, y, y_stride, w, turn);
+static void run_half(const lstm_net *net, const lstm_cell *cell, const float *x, int64_t frames,
+                     int batch, float *y, int64_t y_stride, work *w, int32_t *turn) {
+    run_cell(net, cell, LSTM_FLOAT16, x, frames, batch, y, y_stride, w, turn);
 }
 
 /* 用户的状态是紧排的，草稿里的补齐到整块；补出来的单元权重与偏置全零，c、h 恒为零，不影响别人。 */
@@ -236,6 +305,8 @@ static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
     const uint64_t mode = flush_denormals();
     work w;
     carve(net, frames, batch, s->scratch, &w);
+    const int tiles = tiled(net, w.chunk * batch);
+    if (tiles) tiles_open();
     float *h = s->h, *c = s->c;
     for (int layer = 0; layer < net->layers; layer++) {
         const int last = layer == net->layers - 1;
@@ -246,14 +317,15 @@ static void run(lstm_stream *s, const float *x, float *y, int64_t frames) {
             memset(w.c, 0, (size_t)(batch * w.units) * 4);
             copy_rows(w.h, w.h_stride, h, size, size, batch);
             copy_rows(w.c, w.units, c, hidden, hidden, batch);
-            one(cell, x, frames, batch, out + direction * size, (int64_t)size * net->directions, &w,
-                &s->turn);
+            one(net, cell, x, frames, batch, out + direction * size,
+                (int64_t)size * net->directions, &w, &s->turn);
             copy_rows(h, size, w.h, w.h_stride, size, batch);
             copy_rows(c, hidden, w.c, w.units, hidden, batch);
             h += (int64_t)batch * size, c += (int64_t)batch * hidden;
         }
         x = out;
     }
+    if (tiles) tiles_close();
     restore_denormals(mode);
 }
 
@@ -283,7 +355,7 @@ static int64_t carve_dense(const lstm_net *net, const lstm_cell *layer, int64_t 
     w->units = units;
     PIECE(pre, rows * units * 16);
     PIECE(x_step, columns ? rows * 4 : 0);
-    PIECE(x_q, rows * columns);
+    PIECE(x_q, whole_rows(net, rows) * columns);
     return used;
 }
 
@@ -306,7 +378,8 @@ static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmo
     const int64_t units = layer->hidden_size, size = layer->output_size;
     work w;
     carve_dense(net, layer, count, scratch, &w);
-    const rows in = {1, padded, 0, x, columns, w.x_q, w.x_step};
+    const rows in = {tiled(net, count), 1, padded, 0, x, columns, w.x_q, w.x_step};
+    if (in.tiles) tiles_open();
     for (int64_t j = 0; quantized && j < count; j++)
         w.x_step[j] = quantize(x + j * columns, columns, w.x_q + j * padded, padded);
     for (int block = 0; block < layer->wide + layer->narrow; block++) {
@@ -325,6 +398,7 @@ static void dense(const lstm_net *net, const lstm_cell *layer, int through_sigmo
             }
         }
     }
+    if (in.tiles) tiles_close();
     if (through_sigmoid) apply_sigmoid(y, y, count * size);
     restore_denormals(mode);
 }

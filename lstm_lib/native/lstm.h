@@ -26,6 +26,9 @@ enum {
  * 别的函数都只许用查过能跑的级别。 */
 int lstm_level_supported(int level);
 
+/* level 级在这台机器上另有 AMX（一条指令乘两个小矩阵）可用：1 是；0 不是。会向 Linux 申请使用它的许可。 */
+int lstm_tiles_supported(int level);
+
 /* 权重怎样存：原样；逐行量化成 int8；半精度（IEEE binary16，就近取偶），读进寄存器时展宽，乘加仍是 float */
 enum { LSTM_FLOAT32 = 0, LSTM_INT8 = 1, LSTM_FLOAT16 = 2 };
 // [/级别]
@@ -47,6 +50,7 @@ typedef struct {
 typedef struct {
     int32_t level, quantized, layers,
         directions;         /* quantized：LSTM_FLOAT32、LSTM_INT8 或 LSTM_FLOAT16 */
+    int32_t tiles;          /* 1：int8 的矩阵乘用 AMX，要 lstm_tiles_supported()；结果逐位相同 */
     const lstm_cell *cells; /* [layers × directions] */
 } lstm_net;
 

@@ -377,8 +377,9 @@ static lstm_cell head_sizes(const facts *f, int width) {
 }
 
 static lstm_model model_facts(const facts *f, int level) {
+    const int tiles = f->quantized == LSTM_INT8 && lstm_tiles_supported(level);
     return (lstm_model){
-        .net = {level, f->quantized, (int32_t)f->layers, f->directions, NULL},
+        .net = {level, f->quantized, (int32_t)f->layers, f->directions, tiles, NULL},
         .sigmoid = f->version == 2 && (f->flags & SIGMOID) != 0,
         .version = (int32_t)f->version,
         .stored_int8 = f->dtype == INT8,

@@ -175,7 +175,7 @@ def levels(level: str, block: str) -> str:
 
 
 def include_level(name: str) -> list[str]:
-    changing = ("LEVEL", "WIDE", "DOT_OFFSET")
+    changing = ("LEVEL", "WIDE", "DOT_OFFSET", "TILES")
     return [f"#define LEVEL {name}", '#include "enhancer.c"', *(f"#undef {macro}" for macro in changing)]
 
 
