@@ -69,6 +69,9 @@ class NativeLSTM:
         NativeBuildError: 没有能用的 C 编译器；它也是 ``OSError``
     """
 
+    tiles: bool
+    _net: Any
+
     def __init__(
         self,
         lstm: Source,
@@ -83,7 +86,8 @@ class NativeLSTM:
         if dtype == "float16":
             check_half({k: w for k, w in lstm.parameters.items() if k.startswith(HALF_NAMES)})
         self._open(lstm.config, weight_file.encode(lstm.config, lstm.parameters), dtype, level, flags)
-        self._net.tiles = self.tiles = self.tiles and bool(tiles)
+        if not tiles:
+            self._net.tiles = self.tiles = False
         # 缺省初态由 LSTM 照它的规矩给；没有的就不留着它，免得多占一份权重
         self._source = None if lstm.initial_state is None else lstm
         self._lengths = lstm.lengths
