@@ -123,8 +123,10 @@
 
   // 从搜索结果点进来：滚到第一处搜到的词
   function showFirstMatch() {
-    if (location.hash) return;
-    setTimeout(() => document.querySelector("article .highlighted")?.scrollIntoView({ block: "center" }), 300);
+    setTimeout(() => {
+      if (location.hash) return; // 到这时才看：读者也许已经点了别的链接
+      document.querySelector("article .highlighted")?.scrollIntoView({ block: "center" });
+    }, 300);
   }
 
   document.addEventListener("toggle", markScrollers, true); // 折叠的内容打开之后才有宽度

@@ -70,13 +70,20 @@
     foldable.forEach((section) => set(section, false));
     addSwitch(foldable);
 
-    const arrive = () => show(location.hash ? linked(location.hash) : document.querySelector("article .highlighted"));
+    const wanted = () => (location.hash ? linked(location.hash) : document.querySelector("article .highlighted"));
+    const arrive = () => show(wanted());
     arrive();
+    let moved = false; // 读者自己动过，就不再替他滚
+    for (const kind of ["wheel", "touchstart", "pointerdown", "keydown"]) {
+      addEventListener(kind, () => (moved = true), { once: true, passive: true });
+    }
     addEventListener("load", async () => {
       setTimeout(arrive, 200); // 从搜索点进来的，搜到的词这时才标好
       await window.MathJax?.startup?.promise;
       settled = true;
       foldable.filter((section) => !isOpen(section)).forEach((section) => set(section, false));
+      // 图与公式陆续到位，前面各段的高矮还在变：都好了再对准一次
+      setTimeout(() => moved || wanted()?.scrollIntoView({ block: location.hash ? "start" : "center" }), 300);
     });
     addEventListener("hashchange", arrive);
     document.addEventListener("click", (event) => {

@@ -162,7 +162,7 @@ def test_command(monkeypatch, capsys, no_rival, network):
         "整条链" in out and "本书 C int8" in out and "是内核的几倍（逐帧）" in out and "跳过 RNNoise" in out
     )
     assert torch.get_num_threads() == before
-    for wrong, words in (("0", "至少是 1"), ("x", "--rounds")):
+    for wrong, words in (("0", "要大于零"), ("x", "--rounds")):
         with pytest.raises(SystemExit):
             cli.main(["bench", "--rounds", wrong])
         assert words in capsys.readouterr().err
