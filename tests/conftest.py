@@ -99,6 +99,27 @@ MARKERS = ("browser", "book", "build", "notebooks", "data", "slow")  # 有其一
 # 一秒以上的：编译、训练几步、起许多进程、转换模型；文件 → 测试的名字与大约的秒数（处理器时间）。
 # 名字写错了 test_repo.py 会说
 SLOW = {
+    "test_train_options.py": {
+        "test_a_run_with_all_the_new_options_resumes_bit_for_bit": 2,
+    },
+    "test_onnx_relatives.py": {
+        "test_a_learned_state_by_repeat_interleave": 2,
+    },
+    "test_onnx_scopes.py": {
+        "test_a_learned_state_exported_by_torch": 2,
+        "test_a_projection_written_by_the_exporter_is_refused_by_its_reason": 2,
+    },
+    "test_audio.py": {
+        "test_long_compressed_files_are_written": 3,
+    },
+    "test_board.py": {
+        "test_the_head_takes_raw_samples": 5,
+        "test_the_board_equals_torch": 3,
+        "test_the_tail_reports_what_python_reports": 3,
+    },
+    "test_lstm_import.py": {
+        "test_batch_first_is_recognised": 3,
+    },
     "test_weights.py": {
         "test_the_command_of_the_card_runs": 100,  # 训练噪声还没有做过的话
         "test_int8_loses_next_to_nothing": 3,
@@ -136,6 +157,10 @@ SLOW = {
     },
     "test_irm.py": {"test_training_is_deterministic_and_learns": 3},
     "test_cli_enhance.py": {
+        "test_inputs_that_cannot_be_rewound": 3,
+        "test_closed_streams_do_not_stop_the_work": 3,
+        "test_full_standard_output_is_said_in_chinese": 2,
+        "test_what_enhancing_does_not_need_is_not_loaded": 2,
         "test_memory_does_not_grow_with_length": 7,
         "test_full_disk_is_reported_and_cleaned_up": 3,
         "test_interrupted_run_leaves_nothing_behind": 3,
@@ -149,6 +174,10 @@ SLOW = {
         "test_names_that_are_not_utf8_anywhere": 12,
     },
     "test_onnx_graph.py": {
+        "test_an_axis_that_cannot_vary_is_refused": 3,
+        "test_what_torch_alone_writes_is_repaired_or_refused": 3,
+        "test_declared_axes_are_really_variable": 2,
+        "test_a_second_dynamo_export_stays_variable": 2,
         "test_computed_weights_are_refused_not_folded_into_gigabytes": 8,
         "test_dynamic_exports_match_torch_before_and_after_simplify": 6,
         "test_operator_counts_equal_the_file": 5,
