@@ -142,8 +142,9 @@ class NativeLSTM:
         x, unbatched = conventions.sequence(x, config, FLOAT32)
         frames, batch = x.shape[:2]
         h, c = self._initial(state, batch, unbatched)
-        y = np.zeros((frames, batch, config.num_directions * config.output_size), FLOAT32)
         ends = conventions.lengths(lengths, self._lengths, frames, batch)
+        fresh = np.empty if ends is None else np.zeros  # 短的序列，末尾之后是零
+        y = fresh((frames, batch, config.num_directions * config.output_size), FLOAT32)
         if ends is None:
             self._run(x, h, c, y)
         else:  # 一样长的序列一起算，算到各自的末尾为止
