@@ -38,6 +38,14 @@ def encoded(network, dtype=None):
     return network_file.encode(parts.lstm, parts.weight, parts.bias, parts.sigmoid, stft, dtype)
 
 
+def widened(data):
+    """文件的字节 → 同一个网络、权重存成 float32 的字节。"""
+    found = network_file.decode(data)
+    return network_file.encode(
+        found.lstm, found.weight, found.bias, found.sigmoid, found.stft, dtype="float32"
+    )
+
+
 def wave(samples, seed=0):
     return (0.3 * np.random.default_rng(seed).standard_normal(samples)).astype(np.float32)
 
@@ -55,6 +63,14 @@ def test_equals_the_numpy_chain(name, level):
     np.testing.assert_array_equal(quantized.process(x), small.reset() or small.process(x))
     half = NativeEnhancer(encoded(network), "float16", level=level)
     assert half.dtype == "float16" and np.abs(half.process(x) - expected).max() < 2e-3
+    stored = encoded(network, "float16")  # 文件里就是半精度：结果与打开时才舍入的逐位相同
+    for asked, other in ((None, half), ("int8", NativeEnhancer(widened(stored), "int8", level=level))):
+        other.reset()
+        chain = NativeEnhancer(stored, asked, level=level)
+        np.testing.assert_array_equal(chain.process(x), other.process(x))
+        assert chain.dtype == other.dtype
+    whole = NativeEnhancer(widened(stored), level=level)
+    np.testing.assert_array_equal(NativeEnhancer(stored, level=level).process(x), whole.process(x))
     with pytest.raises(ValueError, match="存的是 int8，变不回 float16"):
         NativeEnhancer(encoded(network, "int8"), "float16", level=level)
 
@@ -148,6 +164,11 @@ def test_files_read_back(name, tmp_path):
     q, step = quantize_rows(parts.lstm.parameters["weight_ih_l0"])
     np.testing.assert_array_equal(small.integers["weight_ih_l0"][0], q)
     np.testing.assert_array_equal(small.integers["weight_ih_l0"][1], step)
+    half = network_file.decode(encoded(make(CONFIGS[name]), "float16"))
+    assert half.dtype == "float16"
+    for key, value in parts.lstm.parameters.items():
+        kept = value if key.startswith("bias") else value.astype(np.float16)
+        np.testing.assert_array_equal(half.lstm.parameters[key], kept.astype(np.float32))
 
 
 def test_version_one_is_an_lstm_not_a_network():
@@ -183,6 +204,12 @@ def damaged():
     yield patched(data, 128, -128, "<b"), 128
     yield patched(data, 128 + 28 * 15, np.nan, "<f"), 128 + 28 * 15  # 第一个步长
     yield patched(data, 128 + 28 * 15, -1.0, "<f"), 128 + 28 * 15
+    half = encoded(make(CONFIGS["看直流"]), "float16")
+    for value in (0x7C00, 0xFC00, 0x7E01):  # 正负无穷、NaN
+        yield patched(half, 130, value, "<H"), 130
+    at = len(half) - 4 * 15 - 2  # 线性层是 15 × 7，奇数个：后面补两个字节
+    yield patched(half, at, 1, "<H"), at
+    yield patched(half, 36, 5), 36
 
 
 def test_damaged_files_are_refused_by_both_readers():
@@ -216,8 +243,13 @@ def test_what_a_file_cannot_hold_is_refused():
     for dtype in ("float32", "int8"):
         with pytest.raises(ValueError, match="NaN"):
             network_file.encode(parts.lstm, np.full_like(parts.weight, np.nan), dtype=dtype)
+    big = parts.weight.copy()
+    big[3, 2] = 65520
+    with pytest.raises(ValueError, match=r"head\.weight 里有 65520，float16 放不下"):
+        network_file.encode(parts.lstm, big, dtype="float16")
     small = encoded(make(CONFIGS["看直流"]), "int8")
-    with pytest.raises(ValueError, match="变不回 float32"):
-        NativeEnhancer(small, "float32")
+    for file in (small, encoded(make(CONFIGS["看直流"]), "float16")):
+        with pytest.raises(ValueError, match="变不回 float32"):
+            NativeEnhancer(file, "float32")
     with pytest.raises(ValueError, match="选项"):
         NativeEnhancer(small, group=1000)

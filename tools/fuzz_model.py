@@ -37,7 +37,7 @@ def models() -> dict[str, bytes]:
     small, deep, bare = lstm(7, 3), lstm(16, 10, num_layers=3), lstm(9, 9, bias=False)
     both = lstm(5, 6, num_layers=2, direction="bidirectional", proj_size=2)
     found = {}
-    for dtype in ("float32", "float64", "int8"):
+    for dtype in ("float32", "float64", "float16", "int8"):
         found[f"small-{dtype}"] = network_file.encode(small, *head(8, 3), True, stft(14, 7, 16000, 1), dtype)
         found[f"deep-{dtype}"] = network_file.encode(deep, *head(17, 10), True, stft(32, 8, 8000, 1), dtype)
         found[f"bare-{dtype}"] = network_file.encode(bare, None, None, True, stft(16, 8, 16000, 0), dtype)

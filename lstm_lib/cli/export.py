@@ -11,7 +11,8 @@ DESCRIPTION = """\
   onnx  一个 .onnx：x (1, T, 256) → mask (1, T, 257)，T 可变；已用 onnxsim 化简
   ncnn  一个 .param、一个 .bin：in0 (T, 256) → out0 (T, 257)
   bin   一个 .lstm：整个网络连同 STFT 的约定，给本书的 C 程序用（python -m lstm_lib build）；
-        加 --int8 时权重逐行量化，文件小到约四分之一。格式见 lstm_lib.formats.network_file
+        加 --fp16 权重存成半精度，文件小一半；加 --int8 逐行量化，小到约四分之一。
+        格式见 lstm_lib.formats.network_file
 
 上面写的是书中网络的尺寸；用 train 的 --hidden、--layers、--n-fft 训练的网络，按它自己的来。
 
@@ -42,7 +43,7 @@ def add_parser(subparsers):
     )
     parser.add_argument("--out", metavar="文件", help="输出的文件名（默认 irm.onnx、irm.param、irm.lstm）")
     parser.add_argument("--streaming", action="store_true", help="状态作为输入输出，供逐帧运行")
-    parser.add_argument("--fp16", action="store_true", help="权重存成 fp16（只用于 ncnn），文件小一半")
+    parser.add_argument("--fp16", action="store_true", help="权重存成 fp16（只用于 ncnn 与 bin），文件小一半")
     parser.add_argument("--int8", action="store_true", help="权重存成 int8（只用于 bin），文件小到约四分之一")
     parser.set_defaults(run=run)
 

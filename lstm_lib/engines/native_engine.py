@@ -76,7 +76,7 @@ def make(network: Network, dtype: str) -> NativeEngine:
 
 
 def load(path: str | Path, dtype: str) -> NativeEngine:
-    """整个网络的文件（版本 2），C 直接读它的字节；里面是 int8 的，只能按 int8 算。"""
+    """整个网络的文件（版本 2），C 直接读它的字节；里面是 int8 的，只能按 int8 算，是 float16 的不会展宽。"""
     data = Path(path).read_bytes()
     return NativeEngine(NativeNetwork(data, network_file.decode(data, str(path)).lstm.config, dtype))
 

@@ -40,7 +40,7 @@ class NumPyEngine(Engine):
 
 
 def load(path: str | Path) -> NumPyEngine:
-    """整个网络的文件（版本 2）；里面是 int8 的，乘回步长再用。"""
+    """整个网络的文件（版本 2）；里面是 int8 的，乘回步长再用，是 float16 的展宽。"""
     found = network_file.load(path)
     return NumPyEngine(Network(found.lstm, found.weight, found.bias, found.sigmoid))
 

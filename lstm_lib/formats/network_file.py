@@ -14,7 +14,7 @@
 24      4    uint32 hidden_size
 28      4    uint32 num_layers
 32      4    uint32 proj_size，0 表示没有投影
-36      4    uint32 数的类型：1 是 float32，2 是 float64，3 是 int8
+36      4    uint32 数的类型：1 是 float32，2 是 float64，3 是 int8，4 是 float16
 40      8    uint64 数据区的字节数
 48      4    uint32 数据区的 CRC-32
 52      4    uint32 线性层的输出个数，0 表示没有线性层
@@ -32,7 +32,8 @@
 ====== ==== ===================================================================
 
 类型是 int8 时，weight_ih、weight_hh 与线性层的 weight 逐行量化：先放 int8 的矩阵（-127 到 127），补零到 4 的倍数，
-再放每行的步长（float32，非负），原数 ≈ 步长 × 整数；偏置与投影仍是 float32。
+再放每行的步长（float32，非负），原数 ≈ 步长 × 整数。类型是 float16 时，同样这几个矩阵存成 IEEE 754 的 binary16，
+补零到 4 字节的倍数。这两种类型的偏置与投影仍是 float32。
 """
 
 import os
@@ -50,9 +51,10 @@ from lstm_lib.formats.writers import check_head
 from lstm_lib.lstm import LSTM
 from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.lstm.weight_file import DTYPES, MAGIC, WeightFileError, check_magic, flag_bits
-from lstm_lib.native.quantize import quantize_rows
+from lstm_lib.native.quantize import check_half, quantize_rows
 
-VERSION, HEADER_SIZE, INT8 = 2, 128, 3
+VERSION, HEADER_SIZE = 2, 128
+PACKED = {3: "int8", 4: "float16"}  # 只有矩阵这样存，别的是 float32
 FLAG_HEAD_BIAS, FLAG_SIGMOID = 16, 32
 FIELDS = [  # (偏移, struct 格式, 名字, 说明)
     (0, "8s", "magic", "魔数"),
@@ -96,7 +98,7 @@ class STFT(NamedTuple):
 class NetworkFile:
     """一个文件里的网络；``weight`` (O, H)、``bias`` (O,) 是线性层，没有就是 None。
 
-    ``dtype`` 是文件里权重的类型；是 int8 时，``lstm`` 与 ``weight`` 里是步长乘回去的 float32，
+    ``dtype`` 是文件里权重的类型；是 float16 时，``lstm`` 与 ``weight`` 里是展宽的 float32，是 int8 时是步长乘回去的，
     ``integers`` 是原样的 ``{名字: (int8 矩阵, 步长)}``。
     """
 
@@ -119,13 +121,15 @@ def encode(
 ) -> bytes:
     """把网络编成版本 2 的全部字节。
 
-    ``dtype``：float32、float64 或 int8，缺省同 ``lstm``。尺寸与 ``stft`` 不符、有文件里放不下的东西
-    （窥视孔、截断、常量初态等）、int8 时权重不是有限数，抛 ``ValueError``。
+    ``dtype``：float32、float64、int8 或 float16，缺省同 ``lstm``。尺寸与 ``stft`` 不符、有文件里放不下的东西
+    （窥视孔、截断、常量初态等）、权重不是有限数、float16 放不下（绝对值不小于 65520），抛 ``ValueError``。
     """
     lstm.to_bytes()  # 放不下的东西，版本 1 会点名拒绝
     config = lstm.config
     dtype = dtype or config.dtype
-    codes = {np.dtype(d).name: code for code, d in DTYPES.items()} | {"int8": INT8}
+    codes = {np.dtype(d).name: code for code, d in DTYPES.items()} | {
+        name: code for code, name in PACKED.items()
+    }
     if dtype not in codes:
         raise ValueError(f"dtype 应为 {'、'.join(codes)} 之一，得到 {dtype!r}")
     weight, bias = check_head(weight, bias, config.num_directions * config.output_size)
@@ -135,6 +139,9 @@ def encode(
         if dtype == "int8" and _is_matrix(name):
             q, step = quantize_rows(array)
             chunks += [q.tobytes(), bytes(-q.size % 4), step.astype("<f4").tobytes()]
+        elif dtype == "float16" and _is_matrix(name):
+            check_half({name: array})
+            chunks += [np.asarray(array, "<f4").astype("<f2").tobytes(), bytes(2 * array.size % 4)]
         else:
             array = np.ascontiguousarray(array, item)
             if not np.isfinite(array).all():
@@ -166,7 +173,7 @@ def decode(data: bytes, name: str | None = None) -> NetworkFile:
         raise WeightFileError(f"文件在这里断了：版本 2 的文件头应有 {HEADER_SIZE} 字节", len(data), name)
     fields = dict(zip((field[2] for field in FIELDS), _HEADER.unpack_from(data), strict=True))
     config = _check_fields(fields, data, name)
-    dtype = "int8" if fields["dtype"] == INT8 else config.dtype
+    dtype = PACKED.get(fields["dtype"], config.dtype)
     head, flags = fields["head_size"], fields["flags"]
     width = config.num_directions * config.output_size
     tail: dict[str, tuple[int, ...]] = {"head.weight": (head, width)} if head else {}
@@ -196,11 +203,14 @@ def decode(data: bytes, name: str | None = None) -> NetworkFile:
             q, step = _read_integers(data, offset, shape, name)
             integers[key], arrays[key] = (q, step), q * step[:, None]
         else:
-            item = DTYPES[fields["dtype"]] if fields["dtype"] in DTYPES else np.dtype("<f4")
+            half = dtype == "float16" and _is_matrix(key)
+            item = np.dtype("<f2") if half else DTYPES.get(fields["dtype"], np.dtype("<f4"))
             array = np.frombuffer(data, item, int(np.prod(shape)), offset).reshape(shape)
             bad = np.flatnonzero(~np.isfinite(array))
             if len(bad):
                 raise WeightFileError(f"{key} 里有 NaN 或无穷大", offset + int(bad[0]) * item.itemsize, name)
+            if any(data[offset + array.nbytes : offset + size]):
+                raise WeightFileError("补齐的字节不是 0", offset + array.nbytes, name)
             arrays[key] = array.astype(config.dtype)
         offset += size
     weight, bias = arrays.pop("head.weight", None), arrays.pop("head.bias", None)
@@ -235,7 +245,7 @@ def _arrays(
 
 
 def _is_matrix(name: str) -> bool:
-    """int8 时要量化的：两个权重矩阵与线性层；偏置与投影不量化。"""
+    """int8 与 float16 存的是这些：两个权重矩阵与线性层；偏置与投影总是浮点。"""
     return name.startswith(("weight_ih", "weight_hh")) or name == "head.weight"
 
 
@@ -245,6 +255,8 @@ def _stored_bytes(name: str, shape: tuple[int, ...], dtype: str) -> int:
         count *= size
     if dtype == "int8" and _is_matrix(name):
         return -(-count // 4) * 4 + 4 * shape[0]
+    if dtype == "float16" and _is_matrix(name):
+        return -(-count // 2) * 4
     return count * (8 if dtype == "float64" else 4)
 
 
@@ -307,8 +319,10 @@ def _check_fields(fields: dict[str, Any], data: bytes, name: str | None) -> LSTM
     for offset, _, key, label in FIELDS[4:7]:
         if not fields[key]:
             raise WeightFileError(f"{label} {key} 是 0", offset, name)
-    if dtype not in (*DTYPES, INT8):
-        raise WeightFileError(f"数的类型是 {dtype}，只认 1（float32）、2（float64）与 3（int8）", 36, name)
+    if dtype not in (*DTYPES, *PACKED):
+        raise WeightFileError(
+            f"数的类型是 {dtype}，只认 1（float32）、2（float64）、3（int8）与 4（float16）", 36, name
+        )
     if any(fields["reserved"]):
         raise WeightFileError("保留字节不全为 0", 84, name)
     config = LSTMConfig(

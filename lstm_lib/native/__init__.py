@@ -106,6 +106,7 @@ class NativeLSTM:
         self._width = self._lib.lstm_level_width(LEVEL_NUMBERS[self.level])
         self._model, self._memory = open_model(self._ffi, self._lib, data, self.level, dtype)
         self._net = self._ffi.addressof(self._model, "net")
+        self.dtype = list(KINDS)[self._net.quantized]  # 文件里存得更省的，照它的
         self.tiles = bool(self._net.tiles)
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from lstm_lib.native.build import KINDS, LEVEL_NUMBERS
 from lstm_lib.native.library import aligned, choose_level, load
+from lstm_lib.native.quantize import check_dtype, check_stored
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -16,7 +17,8 @@ class NativeEnhancer:
     """一路单声道的增强链：``out = chain.process(samples)``，样点数是帧移的整数倍。
 
     source：整个网络的文件（版本 2，格式见 ``formats.network_file``）的字节或路径。
-    dtype："float32"、"float16" 或 "int8"；None 表示照文件里存的。文件里已是 int8 的，只能是 int8。
+    dtype："float32"、"float16" 或 "int8"；None 表示照文件里存的。文件里已是 int8 的，只能是 int8；
+    已是 float16 的，只能是 float16 或 int8。
     level：指令集级别，缺省取机器支持的最高一级。
     group：一次最多几个帧移一起算（1–256）；多了快，少了省内存，结果逐位相同。
 
@@ -31,8 +33,7 @@ class NativeEnhancer:
         level: str | None = None,
         group: int = 16,
     ):
-        if dtype not in (None, *KINDS):
-            raise ValueError(f"dtype 应为 'float32'、'float16'、'int8' 或 None，得到 {dtype!r}")
+        check_dtype(dtype)
         name = None if isinstance(source, bytes) else str(source)
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         self.level = choose_level(level)
@@ -48,8 +49,7 @@ class NativeEnhancer:
             reason = complaint(ffi, lib, error)
             raise ValueError(f"权重文件 {name}：{reason}" if name else f"权重数据：{reason}")
         self._begin(struct, [memory])
-        if dtype not in (None, self.dtype):
-            raise ValueError(f"{name or '权重数据'}里存的是 int8，变不回 {dtype}；请用 dtype='int8' 或不写")
+        check_stored(dtype, self.dtype, name)
 
     def _begin(self, struct: Any, memory: list[np.ndarray]) -> None:
         self._ffi, self._lib = load()

@@ -34,7 +34,7 @@ static const char HELP[] =
     "\n"
     "语音增强：读一帧、算一帧、写一帧。输出与输入一样长，而且对齐。\n"
     "\n"
-    "  模型   python -m lstm_lib export --to bin 写出的文件（整个网络，float32 或 int8）\n"
+    "  模型   python -m lstm_lib export --to bin 写出的文件（整个网络，float32、float16 或 int8）\n"
     "  输入   wav 文件（8、16、24、32 位整数或浮点，任意声道数，采样率与模型相同）；\n"
     "         不写或写 - 是标准输入：16 位小端单声道的裸 PCM，开头是 wav 文件头时按 wav 读\n"
     "  输出   wav 文件，样点类型与输入相同，整个写完才出现；不写或写 - "

@@ -6,7 +6,7 @@
 
 enum { V1_HEADER = 64, V2_HEADER = 128, NARROW = 4 };
 enum { BIAS = 1, BATCH_FIRST = 2, BIDIRECTIONAL = 4, REVERSE = 8, HEAD_BIAS = 16, SIGMOID = 32 };
-enum { FLOAT32 = 1, FLOAT64 = 2, INT8 = 3 };
+enum { FLOAT32 = 1, FLOAT64 = 2, INT8 = 3, FLOAT16 = 4 };
 #define HALF_LIMIT 65520.0f /* 从这里起，就近取偶得到的半精度是无穷 */
 
 const char *lstm_message(int32_t code) {
@@ -52,6 +52,15 @@ static float f32(const uint8_t *p) {
     float value;
     memcpy(&value, &bits, 4);
     return value;
+}
+
+/* 半精度，一位不差：指数是 0 的没有隐含的 1，做法见 isa.h 的 widen_4 */
+static float f16(const uint8_t *p) {
+    const uint32_t half = p[0] | (uint32_t)p[1] << 8, bits = ((half & 0x7fff) << 13) + (112u << 23);
+    float value;
+    memcpy(&value, &bits, 4);
+    value = fminf(value, value + value - 0x1p-14f);
+    return half & 0x8000 ? -value : value;
 }
 
 static float f64(const uint8_t *p) {
@@ -100,8 +109,9 @@ static uint32_t layer_input(const facts *f, uint32_t layer) {
     return layer ? outputs(f) * (uint32_t)f->directions : f->input;
 }
 
-/* rows × columns 的矩阵在文件里占多少字节：int8 的补到 4 的倍数，后面跟着每行的步长 */
+/* rows × columns 的矩阵在文件里占多少字节：半精度与 int8 的补到 4 的倍数，int8 的后面跟着每行的步长 */
 static double matrix_bytes(const facts *f, double rows, double columns) {
+    if (f->dtype == FLOAT16) return 4 * ceil(rows * columns / 2);
     if (f->dtype != INT8) return rows * columns * (double)itemsize(f);
     return 4 * ceil(rows * columns / 4) + 4 * rows;
 }
@@ -166,7 +176,7 @@ static int read_header(const uint8_t *p, int64_t bytes, int quantize, facts *f, 
         return fail(error, LSTM_FLAGS, 16);
     for (int64_t at = 20; at < 32; at += 4)
         if (!u32(p + at)) return fail(error, LSTM_SIZE, at);
-    if (f->dtype < FLOAT32 || f->dtype > (f->version == 1 ? FLOAT64 : INT8))
+    if (f->dtype < FLOAT32 || f->dtype > (f->version == 1 ? FLOAT64 : FLOAT16))
         return fail(error, LSTM_DTYPE, 36);
     if (f->version == 2) {
         f->head = u32(p + 52), f->n_fft = u32(p + 56), f->hop = u32(p + 60);
@@ -182,6 +192,8 @@ static int read_header(const uint8_t *p, int64_t bytes, int quantize, facts *f, 
     if (bytes - f->header > f->data) return fail(error, LSTM_TRAILING, f->header + f->data);
     if (quantize < LSTM_FLOAT32 || quantize > LSTM_FLOAT16) return fail(error, LSTM_OPTION, -1);
     f->quantized = f->dtype == INT8 ? LSTM_INT8 : quantize;
+    /* 半精度的不必展宽了再存：算的时候展宽，结果逐位相同 */
+    if (f->dtype == FLOAT16 && quantize == LSTM_FLOAT32) f->quantized = LSTM_FLOAT16;
     const double widest = fmax(f->input, (double)outputs(f) * f->directions);
     /* 再宽，int8 的整数和就可能超出 int32 */
     if (f->quantized == LSTM_INT8 && widest > 65536) return fail(error, LSTM_SIZE, 20);
@@ -200,14 +212,18 @@ typedef struct { /* 一个矩阵在文件里的位置 */
 
 static float element(const matrix *m, int64_t row, int64_t column) {
     const int64_t at = row * m->columns + column;
-    return m->dtype == FLOAT64 ? f64(m->values + 8 * at) : f32(m->values + 4 * at);
+    return m->dtype == FLOAT64   ? f64(m->values + 8 * at)
+           : m->dtype == FLOAT16 ? f16(m->values + 2 * at)
+                                 : f32(m->values + 4 * at);
 }
 
 /* 从 *at 起取一个矩阵，*at 移到它后面 */
 static matrix take(const facts *f, int64_t *at, int64_t rows, int64_t columns, int weight) {
     matrix m = {f->file + *at, NULL, rows, columns, f->dtype};
-    if (!weight && f->dtype == INT8) m.dtype = FLOAT32; /* 偏置与投影总是浮点 */
-    if (m.dtype == INT8) {
+    if (!weight && f->dtype != FLOAT64) m.dtype = FLOAT32; /* 偏置与投影不量化 */
+    if (m.dtype == FLOAT16) {
+        *at += (rows * columns + 1) / 2 * 4;
+    } else if (m.dtype == INT8) {
         const int64_t body = (rows * columns + 3) / 4 * 4;
         m.steps = m.values + body;
         *at += body + 4 * rows;
@@ -221,6 +237,14 @@ static matrix take(const facts *f, int64_t *at, int64_t rows, int64_t columns, i
 /* weight：是会打包成半精度的那些，不是偏置与投影 */
 static int check_matrix(const facts *f, const matrix *m, int weight, lstm_error *error) {
     const int64_t count = m->rows * m->columns, size = m->dtype == FLOAT64 ? 8 : 4;
+    if (m->dtype == FLOAT16) {
+        for (int64_t k = 0; k < count; k++) /* 指数全是 1 的是 NaN 与无穷 */
+            if ((m->values[2 * k + 1] & 0x7c) == 0x7c)
+                return fail(error, LSTM_NOT_FINITE, m->values + 2 * k - f->file);
+        for (int64_t k = 2 * count; k < (count + 1) / 2 * 4; k++)
+            if (m->values[k]) return fail(error, LSTM_RESERVED, m->values + k - f->file);
+        return 1;
+    }
     if (m->dtype != INT8) {
         /* 版本 1 的浮点权重只是搬运：有 NaN，输出就是 NaN，看得见 */
         if (f->version == 1 && !f->quantized) return 1;
@@ -382,7 +406,6 @@ static lstm_model model_facts(const facts *f, int level) {
         .net = {level, f->quantized, (int32_t)f->layers, f->directions, tiles, NULL},
         .sigmoid = f->version == 2 && (f->flags & SIGMOID) != 0,
         .version = (int32_t)f->version,
-        .stored_int8 = f->dtype == INT8,
         .layers = (int32_t)f->layers,
         .input_size = (int32_t)f->input,
         .output_size = (int32_t)(f->head ? f->head : outputs(f) * (uint32_t)f->directions),

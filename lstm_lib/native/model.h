@@ -49,7 +49,7 @@ typedef struct {
     lstm_net net;
     const lstm_cell *head; /* 末尾的线性层；没有时为 NULL。输出按 4 段存放，见 model.c */
     int32_t sigmoid;       /* 最后要不要过 sigmoid */
-    int32_t version, stored_int8, layers;
+    int32_t version, layers;
     int32_t input_size, output_size; /* 网络一帧收几个数、给几个数 */
     /* 语音增强的约定；不是增强网络时 n_fft 为 0 */
     int32_t n_fft, hop_length, sample_rate, first_bin;
@@ -57,7 +57,7 @@ typedef struct {
 
 /* 打包之后要多少字节的内存；文件不能用时返回 -1，原因在 error。只查文件头与长度，不读数据区。
  * level：内核的级别；quantize：浮点的权重在内存里怎样存，LSTM_FLOAT32、LSTM_INT8 或 LSTM_FLOAT16
- * （文件里已是 int8 的总是 int8）。 */
+ * （文件里已是 int8 的总是 int8，已是半精度的不展宽）。 */
 int64_t lstm_model_bytes(const void *file, int64_t bytes, int level, int quantize,
                          lstm_error *error);
 

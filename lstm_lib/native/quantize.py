@@ -1,9 +1,11 @@
-"""int8 权重的定义，逐行对称量化：C 里打包时做的（model.c）与这里逐位相同；再就是哪些权重半精度放不下。"""
+"""int8 权重的定义，逐行对称量化：C 里打包时做的（model.c）与这里逐位相同；哪些权重半精度放不下；权重的类型要得对不对。"""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from lstm_lib.native.build import KINDS
 
 HALF_LIMIT = 65520  # 最大的半精度数 65504 再加半格
 
@@ -42,3 +44,16 @@ def check_half(weights: Mapping[str, ArrayLike]) -> None:
             if not np.isfinite(value):
                 advice = "请检查训练出来的权重"
             raise ValueError(f"权重 {name} 里有 {value:g}，float16 放不下（最大 65504）：{advice}")
+
+
+def check_dtype(dtype: str | None) -> None:
+    """``dtype`` 是不是一种存法的名字，或 None（照文件里存的）；不是就抛 ``ValueError``。"""
+    if dtype not in (None, *KINDS):
+        raise ValueError(f"dtype 应为 'float32'、'float16'、'int8' 或 None，得到 {dtype!r}")
+
+
+def check_stored(asked: str | None, found: str, name: str | None) -> None:
+    """要的存法与打开后的不是一种：文件 ``name`` 里存得更省，补不回丢掉的位，抛 ``ValueError``。"""
+    if asked not in (None, found):
+        allowed = "'int8'" if found == "int8" else "'float16'、'int8'"
+        raise ValueError(f"{name or '权重数据'}里存的是 {found}，变不回 {asked}；请用 dtype={allowed} 或不写")

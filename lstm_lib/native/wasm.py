@@ -24,6 +24,7 @@ import numpy as np
 
 from lstm_lib.files import atomic_path, cache_dir
 from lstm_lib.native.build import HERE, KINDS, WASM, NativeBuildError, compiler_version, run
+from lstm_lib.native.quantize import check_dtype, check_stored
 
 # 没有 Emscripten，也没有 Node：wasi 的 C 库只用到内存与数学函数，模块一个导入也没有
 TARGET = ["-target", "wasm32-wasi", "-mexec-model=reactor"]
@@ -213,8 +214,7 @@ class WasmEnhancer:
         level: str = "wasm_relaxed",
         group: int = 16,
     ) -> None:
-        if dtype not in (None, *KINDS):
-            raise ValueError(f"dtype 应为 'float32'、'float16'、'int8' 或 None，得到 {dtype!r}")
+        check_dtype(dtype)
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         self.level, self.instance = level, Instance(level)
         self._group, self._opened = group, (data, dtype)
@@ -223,8 +223,7 @@ class WasmEnhancer:
         self.facts = facts = Facts(*(int(value) for value in raw))
         self.rate, self.hop, self.latency = facts.sample_rate, facts.hop, facts.latency
         self.dtype = list(KINDS)[facts.quantized]
-        if dtype not in (None, self.dtype):
-            raise ValueError(f"权重数据里存的是 int8，变不回 {dtype}；请用 dtype='int8' 或不写")
+        check_stored(dtype, self.dtype, None)
         self._block = self.instance.allocate(4 * group * self.hop)
         # 分组、一次送多少都不影响结果，所以内存不随输入的长短变
         self._step = group * self.hop

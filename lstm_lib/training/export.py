@@ -15,9 +15,11 @@ from lstm_lib.files import REASONS, atomic_path
 from lstm_lib.formats import network_file
 
 LENGTHS = (1, 10, 37)  # 用几种帧数核对：只对一种，查不出写死在图里的长度
-TOLERANCE = 1e-5  # float32 的求和次序不同，掩蔽相差约 1e-7 到 1e-6
-TOLERANCE_FP16 = 1e-2  # fp16 的权重有 11 位有效数字
-TOLERANCE_INT8 = 5e-2  # 权重与输入各舍去一点，界的推导见“int8”一章
+TOLERANCES = {  # 权重的类型 → 掩蔽与 torch 最多差多少
+    "float32": 1e-5,  # 求和次序不同，相差约 1e-7 到 1e-6
+    "float16": 1e-2,  # 权重有 11 位有效数字
+    "int8": 5e-2,  # 权重与输入各舍去一点，界的推导见“int8”一章
+}
 SUFFIXES = {"onnx": (".onnx",), "ncnn": (".param", ".bin"), "bin": (".lstm", ".bin")}
 
 
@@ -41,7 +43,7 @@ def export(
         to: onnx、ncnn 或 bin
         out: 文件名，可以不带扩展名：onnx 补 .onnx，ncnn 补 .param 与 .bin，bin 补 .lstm
         streaming: 状态 h、c 也作为图的输入输出，供逐帧运行
-        fp16: 权重存成 fp16，只用于 ncnn
+        fp16: 权重存成 fp16，只用于 ncnn 与 bin
         int8: 权重存成 int8，只用于 bin
         origin: 网络是从这个检查点读来的，不能盖掉它
     返回:
@@ -53,16 +55,18 @@ def export(
     out = Path(out)
     if to not in WRITERS:
         raise ExportError(f"--to {to} 不认识；可选 {'、'.join(WRITERS)}。")
-    if fp16 and to != "ncnn":
-        raise ExportError("--fp16 只用于 --to ncnn。")
+    if fp16 and to == "onnx":
+        raise ExportError("--fp16 只用于 --to ncnn 与 --to bin。")
     if int8 and to != "bin":
         raise ExportError("--int8 只用于 --to bin。")
+    if fp16 and int8:
+        raise ExportError("--fp16 与 --int8 只能选一个。")
     if to == "bin" and streaming:
         raise ExportError("--streaming 只用于 onnx 与 ncnn；bin 总是逐帧算的。")
+    dtype = "float16" if fp16 else "int8" if int8 else "float32"
     with tempfile.TemporaryDirectory() as folder:
-        made, engine = WRITERS[to](network, Path(folder), streaming, fp16 or int8)
-        tolerance = TOLERANCE_FP16 if fp16 else TOLERANCE_INT8 if int8 else TOLERANCE
-        worst = verify(network, engine, streaming, tolerance)
+        made, engine = WRITERS[to](network, Path(folder), streaming, dtype)
+        worst = verify(network, engine, streaming, TOLERANCES[dtype])
         targets = [_target(out, to, source.name) for source in made]
         _check_targets(targets, to, origin)
         for source, target in zip(made, targets, strict=True):
@@ -132,7 +136,7 @@ def _examples(config):
     return x, torch.zeros(config.num_layers, 1, config.hidden_size)
 
 
-def _write_onnx(network, folder, streaming, small):
+def _write_onnx(network, folder, streaming, dtype):
     from lstm_lib.formats import onnx_graph
 
     path, raw = folder / "model.onnx", folder / "raw.onnx"
@@ -149,7 +153,7 @@ def _write_onnx(network, folder, streaming, small):
     return [path], engines.load("onnxruntime", path)
 
 
-def _write_ncnn(network, folder, streaming, fp16):
+def _write_ncnn(network, folder, streaming, dtype):
     from lstm_lib.formats import ncnn_run, onnx_graph
 
     # 直接转 torch 模块：经过 batch_first 的 ONNX 会多出一个 Reshape，把示例的帧数写死在图里
@@ -157,19 +161,19 @@ def _write_ncnn(network, folder, streaming, fp16):
     module, inputs = (
         (onnx_graph.with_state(network), (x[:, :1], state, state.clone())) if streaming else (network, (x,))
     )
-    made = ncnn_run.convert(module, folder / "model", inputs=inputs, fp16=fp16)
+    made = ncnn_run.convert(module, folder / "model", inputs=inputs, fp16=dtype == "float16")
     # .param 最后出现：看见它，就说明 .bin 已经在了
     return [made.bin, made.param], engines.load("ncnn", made.param, made.bin)
 
 
-def _write_bin(network, folder, streaming, int8):
+def _write_bin(network, folder, streaming, dtype):
     path, pieces, config = folder / "model.lstm", engines.describe(network), network.config
     network_file.save(
         path, pieces.lstm, pieces.weight, pieces.bias, pieces.sigmoid, engines.conventions(config),
-        "int8" if int8 else "float32",
+        dtype,
     )  # fmt: skip
-    name = engines.preferred()  # 有 C 就用 C 读：设备上跑的是它
-    return [path], engines.load(f"{name}-int8" if int8 and name == "c" else name, path)
+    # 有 C 就用 C 读：设备上跑的是它，文件里是哪一种，就按哪一种算
+    return [path], engines.load(engines.preferred(), path)
 
 
 WRITERS = {"onnx": _write_onnx, "ncnn": _write_ncnn, "bin": _write_bin}
