@@ -52,6 +52,12 @@ class Readable(SphinxTransform):
                     text.parent.replace(text, nodes.Text(plain))
 
 
+def no_boilerplate(app, what, name, obj, options, lines):
+    """namedtuple 自动生成的 ``__new__`` 说明是英文的，也没有说什么。"""
+    if lines and lines[0].startswith("Create new instance of "):
+        lines.clear()
+
+
 def plain_defaults(app, what, name, obj, options, signature, result):
     """dataclass 里现造的缺省值，签名里写成造出来的样子：``[]``、``{}``。"""
     if signature and "<factory>" in signature:
@@ -161,4 +167,5 @@ def setup(app):
     app.add_directive("command-options", CommandOptions)
     app.add_transform(Readable)
     app.connect("autodoc-process-signature", plain_defaults)
+    app.connect("autodoc-process-docstring", no_boilerplate)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

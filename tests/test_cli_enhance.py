@@ -179,7 +179,7 @@ BAD_INPUTS = {
     "空.wav": (lambda path: path.touch(), "空文件"),
     "文本.wav": (lambda path: path.write_text("这不是声音"), "不是能识别的声音文件"),
     "零样点.wav": (lambda path: soundfile.write(path, np.zeros(0), 16000), "一个样点也没有"),
-    "坏数.wav": (make_nan, "第 33333 个样点是 NaN"),
+    "坏数.wav": (make_nan, "第 33333 个样点（从 0 数起）是 NaN"),
     "断了.flac": (make_broken_flac, "损坏或被截断"),
     "长" * 100 + ".wav": (lambda path: None, "名字太长"),
 }
@@ -232,7 +232,7 @@ def test_bad_output_is_refused_before_any_work(run, model, tmp_path, target, say
 def test_read_only_folder(run, tmp_path):
     soundfile.write("a.wav", noise(1000), 16000)
     code, _, err = run("a.wav", "/proc/b.wav")
-    assert code == 1 and "/proc/b.wav" in err and "写不了" in err
+    assert code == 1 and "/proc/b.wav" in err and "没有权限在 /proc 里写文件" in err
 
 
 def test_container_that_cannot_hold_it(run):

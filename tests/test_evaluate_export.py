@@ -204,7 +204,7 @@ def test_the_file_at_fault_is_named_not_its_twin(model, tmp_path, capsys, speech
     streams = capsys.readouterr()
     line = next(line for line in streams.err.splitlines() if "跳过" in line)
     assert line.startswith(f"跳过 {tmp_path / side / 'odd.wav'}：")
-    words = {"nan": "第 77 个样点是 NaN", "one": "只有一个样点"}.get(kind, "没有声音")
+    words = {"nan": "第 77 个样点（从 0 数起）是 NaN", "one": "只有一个样点"}.get(kind, "没有声音")
     assert words in line and "1 对文件的平均" in streams.out
 
 
@@ -267,6 +267,15 @@ def test_csv_over_a_sound_or_the_model_is_refused(folders, model, tmp_path, caps
         assert run("evaluate", *pair, "--csv", target) == 1
         assert words in capsys.readouterr().err
     assert model.read_bytes() == before
+    run_folder = tmp_path / "训练结果"  # 给的是文件夹：里面凡是训练写的，都不能盖掉
+    run_folder.mkdir()
+    shutil.copy(model, run_folder / "best.safetensors")
+    for name in ("best.safetensors", "last.pt", "log.csv", "held.json", "index.npz"):
+        if name != "best.safetensors":
+            (run_folder / name).write_bytes(b"old")
+        kept = (run_folder / name).read_bytes()
+        assert run("evaluate", *pair[:4], run_folder, "--csv", run_folder / name) == 1
+        assert "检查点" in capsys.readouterr().err and (run_folder / name).read_bytes() == kept
 
 
 def test_a_pair_given_twice_counts_once(folders, model, capsys):

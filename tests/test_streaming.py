@@ -191,3 +191,19 @@ def test_any_rate_with_a_handful_of_samples(length):
 def test_any_rate_refuses_a_wrong_channel_count():
     with pytest.raises(ValueError, match="形状"):
         AnyRateEnhancer(identity, 48000, 2).process(np.zeros((10, 3)))
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_any_rate_refuses_a_nan_and_goes_on_as_if_it_had_not_come(rate):
+    """坏的一块当场说，指的是送进来的样点；各声道、重采样的滤波器都没有往前走。"""
+    rng, enhancers = np.random.default_rng(0), [AnyRateEnhancer(identity, rate, 2) for _ in range(2)]
+    for number in range(30):
+        block = rng.uniform(-0.5, 0.5, (rate // 100, 2)).astype(np.float32)
+        if number % 10 == 3:
+            bad = block.copy()
+            bad[7, 1] = np.nan if number < 20 else np.inf
+            with pytest.raises(ValueError, match="第 7 个样点"):
+                enhancers[0].process(bad)
+        outputs = [enhancer.process(block) for enhancer in enhancers]
+        np.testing.assert_array_equal(*outputs)
+    np.testing.assert_array_equal(*(enhancer.flush() for enhancer in enhancers))

@@ -573,6 +573,18 @@ def test_init_of_the_other_network_is_refused(tree, unbroken, tmp_path):
         train(tree, tmp_path / "run", network=DOCUMENT, init=str(unbroken))
 
 
+def test_failing_before_the_first_checkpoint_leaves_nothing(tree, unbroken, tmp_path):
+    """第一轮还没开始就停下：自己建的文件夹、锁、清单都不留；原来就有的文件夹还在，里面没有多东西。"""
+    (tmp_path / "old").mkdir()
+    for out in (tmp_path / "deep" / "er", tmp_path / "old"):
+        with pytest.raises(loop.TrainingError, match="不是同一种网络"):
+            train(tree, out, network=DOCUMENT, init=str(unbroken))
+        with pytest.raises(DataError):
+            train(tmp_path / "没有", out)
+    assert not (tmp_path / "deep").exists()
+    assert {path.name for path in (tmp_path / "old").iterdir()} <= {".lock"}
+
+
 def test_killed_worker_is_explained(tree, tmp_path):
     """读数据的子进程被系统杀掉：一句话，而不是回溯。"""
 

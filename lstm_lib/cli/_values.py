@@ -1,6 +1,7 @@
 """各子命令共用的选项：要正数、要份额之类的值怎样读；不合的说明白错在哪里。"""
 
 import argparse
+import math
 import os
 
 
@@ -32,7 +33,9 @@ def process_count(text):
 
 def positive_number(text):
     value = number(text)
-    if not 0 < value < float("inf"):
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError("要是一个有限的数")
+    if value <= 0:
         raise argparse.ArgumentTypeError("要大于零")
     return value
 

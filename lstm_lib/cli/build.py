@@ -73,9 +73,9 @@ def write_source(folder: Path) -> int:
 
 def compile_program(target: str, name: str | None) -> int:
     from lstm_lib.native.build import NativeBuildError
-    from lstm_lib.native.program import build_program
+    from lstm_lib.native.program import build_program, suffix
 
-    out = Path(name or ("enhancer.exe" if "windows" in target else "enhancer"))
+    out = Path(name or f"enhancer{suffix(target)}")
     if out.is_dir():
         raise UserError(f"--out {out} 是一个已有的文件夹；请给出文件名，例如 {out / 'enhancer'}。")
     check_writable("--out", out)

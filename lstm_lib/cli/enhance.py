@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_lib.cli import UserError
+from lstm_lib.cli import UserError, check_writable
 from lstm_lib.files import REASONS, atomic_path, c_path, os_reason
 
 FORMATS = {
@@ -50,13 +50,13 @@ RIFF_LIMIT = 0xFFFF0000  # 普通 wav 的长度字段只有 32 位
 DESCRIPTION = """\
 增强一个声音文件：用本书训练的网络压低噪声。
 
-输入：wav、flac、ogg 等，任意采样率、任意声道数、任意长度。网络在 16 kHz 上工作，别的采样率会先转换、
+输入：wav、flac、ogg 等，采样率从 1 kHz 到 3 MHz，任意声道数、任意长度。网络在 16 kHz 上工作，别的采样率会先转换、
 做完再转回来（8 kHz 以上的成分因此没有了）；多声道逐个声道处理。输出与输入一样长，采样率、声道数不变，
 样点类型（16 位、24 位、浮点……）只要输出格式支持也不变。
 输出文件要么完整出现，要么不出现；中途按 Ctrl-C 或出错时，原来的同名文件原样不动，新建的文件夹也不留。
 
 没有 --model 时用随书的网络，它听过真的噪声与真的普通话。--model 内置 是第一章的网络，只听过合成的声音；
-第一次用时先训练一次（约两分钟），以后直接用缓存。"""
+第一次用时先训练一次（要几分钟），以后直接用缓存。"""
 
 EPILOG = """\
 例子：
@@ -173,6 +173,7 @@ def check_paths(source: Path, target: Path, model=None) -> None:
         raise UserError(f"输出 {target} 就是 --model 的检查点，写了会毁掉它；请给输出换一个名字。")
     if target.exists() and source.exists() and os.path.samefile(source, target):
         raise UserError(f"输入与输出是同一个文件 {target}；为免毁掉原来的录音，请给输出换一个名字。")
+    check_writable("输出", target)
 
 
 def output_format(path: Path, source) -> tuple[str, str]:
@@ -211,7 +212,7 @@ def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
 
-    from lstm_lib.enhance.audio import OGG_RATE
+    from lstm_lib.enhance.audio import OGG_RATE, said
 
     path = Path(os.path.realpath(path))  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
@@ -232,7 +233,7 @@ def new_audio(path: Path, source):
         except soundfile.SoundFileError as error:
             raise UserError(
                 f"{path.suffix} 格式存不下 {source.channels} 声道、{source.samplerate} Hz 的声音；"
-                f"请把输出改成 .wav。底层的说法：{error}"
+                f"请把输出改成 .wav。底层的说法：{said(error)}"
             ) from error
         try:
             with sink:

@@ -127,7 +127,7 @@ def check_roles(args, pairs):
     files = [f for p in pairs for f in (p.clean, p.noisy)]
     if args.csv and os.path.exists(args.csv):
         given = [("评测的声音", f.path) for f in files]
-        given += [("--model 的检查点", args.model)] if args.model else []
+        given += [("--model 的检查点", path) for path in checkpoint.files(args.model)]
         for what, path in given:
             if os.path.exists(path) and os.path.samefile(path, args.csv):
                 raise UserError(f"--csv {args.csv} 就是{what} {path}，写了会毁掉它；请换一个文件名。")

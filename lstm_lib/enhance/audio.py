@@ -228,10 +228,10 @@ def _open_sound(path, stream, found) -> Sound:
             if found.note
             else (f"{path} 不是能识别的声音文件（看内容，不看扩展名）；请换成 wav 或 flac")
         )
-        raise AudioError(f"{reason}。底层的说法：{_said(error)}") from error
+        raise AudioError(f"{reason}。底层的说法：{said(error)}") from error
 
 
-def _said(error) -> str:
+def said(error) -> str:
     """libsndfile 的话，不带打开的是哪个对象。"""
     return getattr(error, "error_string", str(error))
 
@@ -242,7 +242,7 @@ def _count(path, sound) -> int:
         frames = sum(map(len, sound.blocks_onward()))
         sound.seek(0)
     except soundfile.SoundFileError as error:
-        raise AudioError(f"{path} 读到一半出错，文件可能损坏或被截断。底层的说法：{_said(error)}") from error
+        raise AudioError(f"{path} 读到一半出错，文件可能损坏或被截断。底层的说法：{said(error)}") from error
     return frames
 
 
@@ -355,7 +355,9 @@ def check_samples(samples: np.ndarray, path, start: int = 0) -> np.ndarray:
     bad = ~np.isfinite(samples)
     if bad.any():
         first = start + int(np.argmax(bad.reshape(len(samples), -1).any(axis=1)))
-        raise AudioError(f"{path} 的第 {first} 个样点是 NaN 或无穷大；请检查产生这个文件的程序，修好再来。")
+        raise AudioError(
+            f"{path} 的第 {first} 个样点（从 0 数起）是 NaN 或无穷大；请检查产生这个文件的程序，修好再来。"
+        )
     return samples
 
 
@@ -378,7 +380,7 @@ def read_blocks(sound: Sound, path):
         except soundfile.SoundFileError as error:
             raise AudioError(
                 f"{path} 读到第 {frames} 个样点（文件头说有 {sound.frames} 个）时出错，文件可能损坏或被截断；"
-                f"请重新导出或下载。底层的说法：{_said(error)}"
+                f"请重新导出或下载。底层的说法：{said(error)}"
             ) from error
         if block is None:
             break
@@ -430,7 +432,8 @@ def read_audio(path) -> np.ndarray:
 
 def nothing(path, note: str) -> str:
     """没有样点时怎么说：截断得什么也不剩的，不是时长为 0。"""
-    return f"{path} {note or '里一个样点也没有（时长为 0）'}；请换一个有声音的文件。"
+    text = note.removesuffix("，只处理了读得到的部分") or "里一个样点也没有（时长为 0）"
+    return f"{path} {text}；请换一个有声音的文件。"
 
 
 def _writable(wave, path) -> np.ndarray:
@@ -489,5 +492,5 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
             AssertionError,
         ) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
             raise AudioError(
-                f"写不成 {path}：采样率、声道数或编码这种格式放不下，或者磁盘满了。底层的说法：{_said(error)}"
+                f"写不成 {path}：采样率、声道数或编码这种格式放不下，或者磁盘满了。底层的说法：{said(error)}"
             ) from error

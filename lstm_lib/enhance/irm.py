@@ -189,8 +189,12 @@ def read_metadata(path) -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"找不到权重文件 {path}；请检查路径。")
+    if not path.stat().st_size:
+        raise ValueError(f"权重文件 {path} 是空的；请重新下载或重新导出。")
     try:
         with utf8_path(path) as readable, safe_open(readable, framework="pt") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} 不是完整的 safetensors 权重文件：{error}") from error
+        raise ValueError(
+            f"{path} 不是 safetensors 权重文件，或者下载得不完整。底层的说法：{error}"
+        ) from error

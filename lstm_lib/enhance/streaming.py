@@ -199,7 +199,7 @@ class AnyRateEnhancer:
         返回:
             (M, 声道)，float32。
         抛出:
-            ValueError: 声道数不对，或有 NaN、无穷大
+            ValueError: 声道数不对，或有 NaN、无穷大；状态不变
         """
         return self._run(block, last=False)
 
@@ -214,6 +214,9 @@ class AnyRateEnhancer:
         block = np.asarray(block, np.float32)
         if block.ndim != 2 or block.shape[1] != len(self._enhancers):
             raise ValueError(f"block 的形状应为 (N, {len(self._enhancers)})，实际是 {block.shape}。")
+        finite = np.isfinite(block).all(1)  # 赶在重采样之前：滤波器也有状态，各声道还要一同往前走
+        if not finite.all():
+            raise ValueError(f"block 含 NaN 或无穷大，第一个在第 {int(np.argmin(finite))} 个样点。")
         self._received += len(block)
         low = self._down.resample_chunk(block, last=last) if self._down else block
         columns = [enhancer.process(low[:, i]) for i, enhancer in enumerate(self._enhancers)]

@@ -105,7 +105,7 @@ def prepare(names: Iterable[str] = tuple(RECIPES), progress: bool = True) -> lis
 
 
 def load_trained(name: str = "repaired", progress: bool = True) -> irm.IRMNetwork:
-    """训练好的网络（推理模式）。第一次调用会合成语料并训练（两核约一两分钟，带进度条），以后直接从缓存里读。
+    """训练好的网络（推理模式）。第一次调用会合成语料并训练（要几分钟，带进度条），以后直接从缓存里读。
 
     参数:
         name: "repaired" 是全书用的修补网络；"tiny" 是放得进网页的小网络（24 个隐藏单元）。另外五个是只为比较的短训练：

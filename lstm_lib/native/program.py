@@ -79,9 +79,13 @@ def commands(target: str) -> list[list[str]]:
     return [[sys.executable, "-m", "ziglang", "cc", *TARGETS[target]]]
 
 
+def suffix(target: str) -> str:
+    """程序的扩展名。"""
+    return ".exe" if "windows" in target or (target == NATIVE and os.name == "nt") else ""
+
+
 def libraries(target: str) -> list[str]:
-    windows = "windows" in target or (target == NATIVE and os.name == "nt")
-    return ["-lshell32"] if windows else ["-lm"]
+    return ["-lshell32"] if suffix(target) else ["-lm"]
 
 
 def cached_program(target: str) -> Path:
@@ -91,10 +95,8 @@ def cached_program(target: str) -> Path:
     compiler = commands(target)[0]
     words = compiler[:1] if target == NATIVE and "ziglang" not in compiler else compiler
     parts = (compiler, compiler_version(tuple(words)), FLAGS, release(), (HERE / "main.c").read_text("utf-8"))
-    suffix = ".exe" if libraries(target) == ["-lshell32"] else ""
-    path = (
-        cache_dir() / "native" / f"enhancer-{target}-{sha256(repr(parts).encode()).hexdigest()[:16]}{suffix}"
-    )
+    digest = sha256(repr(parts).encode()).hexdigest()[:16]
+    path = cache_dir() / "native" / f"enhancer-{target}-{digest}{suffix(target)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         return path if path.exists() else build_program(target, path)

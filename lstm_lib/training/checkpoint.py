@@ -18,7 +18,8 @@ from lstm_lib.files import atomic_path
 
 FORMAT = "lstm_lib.checkpoint/1"
 BUILTIN = "内置"  # --model 内置：第一章的网络，第一次用时当场训练
-LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.safetensors"
+BEST, LAST, PREVIOUS = CHECKPOINTS = ("best.safetensors", "last.pt", "previous.pt")
+INDEX, HELD, LOG = RECORDS = ("index.npz", "held.json", "log.csv")  # 用了哪些文件，留作验证的，每轮一行
 
 
 class CheckpointError(ValueError):
@@ -118,6 +119,14 @@ def remove_leftovers(folder) -> None:
             path.unlink(missing_ok=True)
 
 
+def files(model) -> list[Path]:
+    """命令行 ``--model`` 的网络存在哪些文件里：训练的输出文件夹里凡是训练写的都算，别的命令不该盖掉它们。"""
+    if model in (None, BUILTIN):
+        return []
+    path = Path(model)
+    return [path / name for name in (*CHECKPOINTS, *RECORDS)] if path.is_dir() else [path]
+
+
 def load_network(path) -> irm.IRMNetwork:
     """训练好的网络（推理模式）。
 
@@ -125,7 +134,7 @@ def load_network(path) -> irm.IRMNetwork:
     """
     path = Path(path)
     if path.is_dir():
-        candidates = [path / name for name in (BEST, LAST, PREVIOUS) if (path / name).exists()]
+        candidates = [path / name for name in CHECKPOINTS if (path / name).exists()]
         if not candidates:
             raise CheckpointError(
                 f"{path} 里没有检查点（{BEST} 或 {LAST}）；这个文件夹是 train 命令的 --out 吗？"

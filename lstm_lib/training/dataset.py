@@ -15,7 +15,7 @@ import torch
 from soundfile import SoundFileError
 from torch.utils.data import Dataset, Sampler
 
-from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, read_audio, resample
+from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, read_audio, resample, said
 from lstm_lib.training import augment
 from lstm_lib.waves import SAMPLE_RATE, scale_noise
 
@@ -113,7 +113,7 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
             file.seek(source_start)
             samples = file.read(wanted, dtype="float32", always_2d=True)
         except SoundFileError as error:
-            raise AudioError(f"{path} 读到一半出错，文件可能损坏。底层的说法：{error}") from error
+            raise AudioError(f"{path} 读到一半出错，文件可能损坏。底层的说法：{said(error)}") from error
     if len(samples) < wanted:
         raise AudioError(
             f"{path} 比开始训练时短了（文件变了，或文件头说多了）：要读到第 {source_start + wanted} 个样点，"

@@ -74,7 +74,7 @@ def train(
         say = say if world.is_writer else (lambda *_: None)
         with _only_writer(out, world):
             prepared = _guarded(world, lambda: _prepare(data, out, restart, say))
-            corpora = sources.shared_index(world, out / sources.INDEX, prepared["fingerprint"])
+            corpora = sources.shared_index(world, out / checkpoint.INDEX, prepared["fingerprint"])
             settings.settle_steps(corpora[0].seconds, prepared["state"] and prepared["state"]["settings"])
             run = _Run(settings, out, device, amp, workers, world, say, corpora, data.max_bad)
             run.again += "（去掉 --restart）" if restart else ""
@@ -94,6 +94,8 @@ class _only_writer:
 
     def __enter__(self):
         if self.world.is_writer:
+            self.made = [place for place in (self.out, *self.out.parents) if not place.exists()]
+            self.indexed = (self.out / checkpoint.INDEX).exists()
             self.out.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.out / ".lock")
             try:
@@ -102,9 +104,18 @@ class _only_writer:
             except Timeout as error:
                 raise TrainingError(f"另一个训练正在用 {self.out}；请等它结束，或换一个 --out。") from error
 
-    def __exit__(self, *_):
-        if self.lock:
-            self.lock.release()
+    def __exit__(self, error, *_):
+        if not self.lock:
+            return
+        nothing = error and not any((self.out / name).exists() for name in checkpoint.CHECKPOINTS)
+        if nothing and not self.indexed:  # 一个检查点也没有存下：不留半截的东西
+            (self.out / checkpoint.INDEX).unlink(missing_ok=True)
+        self.lock.release()
+        if nothing and self.made:
+            (self.out / ".lock").unlink(missing_ok=True)
+            for place in self.made:  # 从里到外；放了别的东西的留着
+                with contextlib.suppress(OSError):
+                    place.rmdir()
 
 
 def _guarded(world: World, work):
@@ -129,7 +140,7 @@ def _prepare(data, out, restart, say):
     # 要从头训练也先不动旧的：参数也许写错了，--init 也许就指着它
     state = None if restart else checkpoint.load_latest(out, say)
     say("扫描数据……")
-    gathered = sources.gather(data, sources.load_held(out / "held.json") if state else None)
+    gathered = sources.gather(data, sources.load_held(out / checkpoint.HELD) if state else None)
     for line in gathered.report:
         say(line)
     if gathered.bad:
@@ -137,7 +148,7 @@ def _prepare(data, out, restart, say):
         say(f"跳过 {len(gathered.bad)} 个不能用的文件，名单在 {out / 'unreadable.txt'}：")
         for bad in gathered.bad[:5]:
             say(f"  {bad.path}：{bad.reason}")
-    sources.save_index(out / sources.INDEX, gathered)
+    sources.save_index(out / checkpoint.INDEX, gathered)
     fingerprint = sources.fingerprint(gathered.train, gathered.valid)
     return {"fingerprint": fingerprint, "state": state, "bad": gathered.bad, "held": gathered.held}
 
@@ -391,7 +402,7 @@ class _Run:
         def before():  # 与检查点一同换上；最好的网络先写，断在中间时重训这一轮会再写一次
             if is_best:
                 checkpoint.save_best(self.out, self.judged, {"epoch": row["epoch"], **row})
-            sources.save_held(self.out / "held.json", self.held)
+            sources.save_held(self.out / checkpoint.HELD, self.held)
 
         done = row["epoch"] - 1
         try:
@@ -411,7 +422,7 @@ class _Run:
     def write_log(self, state) -> None:
         """由各轮的结果重写 log.csv。"""
         try:
-            write_csv(self.out / "log.csv", state["history"])
+            write_csv(self.out / checkpoint.LOG, state["history"])
         except OSError as error:
             raise TrainingError(
                 f"第 {state['epoch']} 轮的检查点已存好，只有 log.csv 没写成：{os_reason(error)}；"

@@ -14,13 +14,12 @@ import numpy as np
 
 from lstm_lib import corpus
 from lstm_lib.files import atomic_path
-from lstm_lib.training import folders, known
+from lstm_lib.training import checkpoint, folders, known
 from lstm_lib.training.dataset import Corpus, FileTable
 from lstm_lib.training.folders import AudioFile, Bad, DataError
 from lstm_lib.training.overlap import listed, same_partners, same_sound
 
 BUILTIN = "内置"  # 代替文件夹：书中的合成语音，与（放宽了的）合成噪声
-INDEX = "index.npz"  # 训练的输出文件夹里，用了哪些文件的清单
 
 
 @dataclass
@@ -230,11 +229,24 @@ def _scan(kind, roots, sources, bad):
     pattern = sources.speaker if kind == "speech" else None
     good, unusable = folders.scan(roots, pattern, by_folder=kind == "speech", skip=_held_out(roots))
     if sources.leave_out or sources.only.get(kind):
-        good, unusable = ([f for f in part if _wanted(kind, f.path, sources)] for part in (good, unusable))
+        kept = [[f for f in part if _wanted(kind, f.path, sources)] for part in (good, unusable)]
+        found = len(good) + len(unusable)
+        if found and not any(kept):
+            raise DataError(
+                f"{KINDS[kind]}（{'、'.join(map(str, roots))}）里有 {found} 个声音文件，"
+                f"照 {_patterns(kind, sources)} 一挑，一个也不剩；通配符比的是文件名，不带文件夹，请改一改。"
+            )
+        good, unusable = kept
     what = f"{KINDS[kind]}（{'、'.join(map(str, roots))}）"
     folders.check_bad(unusable, len(good), sources.max_bad, what, roots)
     bad += unusable
     return good
+
+
+def _patterns(kind, sources) -> str:
+    """挑文件的两个选项，照命令行的写法。"""
+    options = ((f"--only-{kind}", sources.only.get(kind)), ("--leave-out", sources.leave_out))
+    return "、".join(f"{name} {' '.join(patterns)}" for name, patterns in options if patterns)
 
 
 def _wanted(kind, path, sources):
@@ -367,7 +379,7 @@ def trained_on(model) -> list[AudioFile]:
     """检查点 ``model``（文件，或训练的输出文件夹）旁边的清单里训练用的声音；没有或读不了清单就是空的。"""
     folder = Path(model) if Path(model).is_dir() else Path(model).parent
     try:
-        corpus, _ = load_index(folder / INDEX)
+        corpus, _ = load_index(folder / checkpoint.INDEX)
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return []
     tables = corpus.speech, corpus.noise, corpus.clean, corpus.noisy
