@@ -21,7 +21,7 @@ from packaging.version import Version
 
 BUILD = "pip install -r requirements.txt && jupyter-book build ."
 TEST = "pip install -r requirements-dev.txt && pytest"
-LOCK = "uv pip compile --python-version 3.11.0 requirements-dev.txt -o requirements.lock"
+LOCK = "uv pip compile requirements-dev.txt -o requirements.lock"
 
 
 def read(name):
