@@ -63,7 +63,7 @@ INLINE vf FN(weight)(const char *w, int gate, int item) {
 // [浮点点积]
 /* 一片：m 个相邻的块 × n 行，第 b 块第 j 行的四个门是 acc[b·n + j]。一个权重读一次，用 n 次；行与块越多，互不相干的
  * 累加链就越多。每条链里都是一列接一列地加，所以怎样分片，结果一个比特也不变。m、n、item 是编译期常数，acc 全部住在寄存器里。
- * 几行一起算时受限于乘加，一块权重却比一级缓存大：提前 AHEAD 字节叫它过来，乘加就不用停下来等。 */
+ * 几行一起算时乘加占得多，一块权重却比一级缓存大：提前 AHEAD 字节叫它过来，乘加就不用停下来等。 */
 INLINE void FN(dot)(const char *w, int64_t next, int m, int item, int size, const float *x,
                     int64_t stride, int n, vf acc[][4]) {
     for (int k = 0; k < size; k++, w += 4 * V * item) {
