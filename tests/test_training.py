@@ -110,7 +110,7 @@ def rows(out):
 
 
 def assert_same_run(first, second):
-    """权重、优化器状态逐比特相同，每轮的损失与得分也相同。"""
+    """权重、优化器状态逐位相同，每轮的损失与得分也相同。"""
     one, two = checkpoint.load(first / "last.pt"), checkpoint.load(second / "last.pt")
     for part in ("network", "optimizer", "scaler", "settings", "epoch", "best", "noisy"):
         assert checkpoint.digest(one[part]) == checkpoint.digest(two[part]), f"{part} 不同"
@@ -248,7 +248,7 @@ def test_workers_do_not_change_the_result(tree, unbroken, tmp_path):
 
 
 def test_killed_run_goes_on_to_the_same_result(tree, unbroken, tmp_path):
-    """kill -9；再在写不下检查点的限制下跑（如同满磁盘）；最后正常跑完：与一气呵成的逐比特相同。"""
+    """kill -9；再在写不下检查点的限制下跑（如同满磁盘）；最后正常跑完：与一气呵成的逐位相同。"""
     out = tmp_path / "run"
     process = subprocess.Popen(
         command(tree, out), env=FAST, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
