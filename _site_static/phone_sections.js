@@ -69,6 +69,7 @@
     foldable.forEach(addToggle);
     foldable.forEach((section) => set(section, false));
     addSwitch(foldable);
+    const folded = () => foldable.filter((section) => !isOpen(section));
 
     const wanted = () => (location.hash ? linked(location.hash) : document.querySelector("article .highlighted"));
     const arrive = () => show(wanted());
@@ -81,7 +82,7 @@
       setTimeout(arrive, 200); // 从搜索点进来的，搜到的词这时才标好
       await window.MathJax?.startup?.promise;
       settled = true;
-      foldable.filter((section) => !isOpen(section)).forEach((section) => set(section, false));
+      folded().forEach((section) => set(section, false));
       // 图与公式陆续到位，前面各段的高矮还在变：都好了再对准一次
       setTimeout(() => moved || wanted()?.scrollIntoView({ block: location.hash ? "start" : "center" }), 300);
     });
@@ -93,7 +94,7 @@
 
     let closed = [];
     addEventListener("beforeprint", () => {
-      closed = foldable.filter((section) => !isOpen(section));
+      closed = folded();
       closed.forEach((section) => set(section, true));
     });
     addEventListener("afterprint", () => closed.forEach((section) => set(section, false)));

@@ -4,7 +4,6 @@
 出错的那个变体存成文件，以 1 退出。
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_lib.cli import ChineseParser
+from lstm_lib.cli._values import positive_number
 from lstm_lib.formats import network_file
 from lstm_lib.lstm import LSTM
 from lstm_lib.lstm.layouts import LSTMConfig
@@ -70,20 +70,14 @@ def fuzz(folder: Path, seed: int, times: int, seconds: float, saved: Path) -> su
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def positive(text: str) -> float:
-    if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"要的是正数，不能是 {text}")
-    return float(text)
-
-
 def main() -> int:
     parser = ChineseParser(
         prog="python tools/fuzz_model.py",
         description=__doc__,
         epilog="退出码：0 没有查出问题；1 查出了，或编译不了；2 命令行写错。",
     )
-    parser.add_argument("--hours", type=positive, metavar="小时", help="跑几小时")
-    parser.add_argument("--seconds", type=positive, metavar="秒", help="跑几秒（默认 60）")
+    parser.add_argument("--hours", type=positive_number, metavar="小时", help="跑几小时")
+    parser.add_argument("--seconds", type=positive_number, metavar="秒", help="跑几秒（默认 60）")
     parser.add_argument("--seed", type=int, default=0, metavar="种子", help="同一个种子，变体相同（默认 0）")
     parser.add_argument(
         "--saved", type=Path, default=Path("fuzz-fail.lstm"), metavar="文件", help="出错的变体存在哪里"
