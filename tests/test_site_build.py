@@ -676,8 +676,9 @@ def test_two_caches_are_compared_bit_by_bit(tmp_path):
     for folder, seconds in ((one, "3.1"), (two, "4.2")):
         (folder / "corpus-ab").mkdir(parents=True)
         (folder / "corpus-ab" / "speech.npy").write_bytes(b"123")
+        (folder / "corpus-ab" / "seconds.txt").write_text(seconds, encoding="utf-8")
         save_file(weights, folder / "irm-short-ab.safetensors", {"history": seconds})
-    assert compare_caches(one, two) == (2, []), "只差训练用时的两份，权重是一样的"
+    assert compare_caches(one, two) == (2, []), "只差用时的两份，语料与权重是一样的"
     (two / "irm-long-ab.safetensors").symlink_to(one / "irm-long-ab.safetensors")
     save_file(weights, one / "irm-long-ab.safetensors")
     assert compare_caches(one, two) == (2, []), "同一个文件不必比"

@@ -72,6 +72,7 @@ def compare_caches(first: Path, second: Path) -> tuple[int, list[str]]:
 
     found = [
         {p.relative_to(d) for kind in ("corpus-*/*", "irm-*.safetensors") for p in d.glob(kind)}
+        - {p.relative_to(d) for p in d.glob("corpus-*/seconds.txt")}  # 做了几秒，每次不同
         for d in (first, second)
     ]
     problems = [f"{name}：只有一边有" for name in sorted(found[0] ^ found[1])]
