@@ -7,7 +7,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 
@@ -137,6 +137,19 @@ codecs.register_error(SHOW_BYTES, _show_bytes)
 def c_path(path) -> str | bytes:
     """交给 C 库的文件名：POSIX 上是原样的字节，名字不是 UTF-8 也行；Windows 上是字符串。"""
     return os.fspath(path) if os.name == "nt" else os.fsencode(path)
+
+
+@contextmanager
+def tidy_folders(path: Path):
+    """出错离开时，删掉这期间为 ``path`` 新建的空文件夹。"""
+    absent = [parent for parent in path.parents if not os.path.exists(parent)]
+    try:
+        yield
+    except BaseException:
+        for folder in absent:  # 从最里层起；建好之后别人放了东西的，留着
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextmanager

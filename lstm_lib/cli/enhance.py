@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_lib.cli import UserError, check_writable
-from lstm_lib.files import REASONS, atomic_path, c_path, os_reason
+from lstm_lib.files import REASONS, atomic_path, c_path, os_reason, tidy_folders
 
 FORMATS = {
     ".wav": "WAV",
@@ -192,19 +192,6 @@ def output_format(path: Path, source) -> tuple[str, str]:
         elif source.frames * source.channels * BYTES.get(subtype, 8) > RIFF_LIMIT:
             container = "RF64"  # 超过 4 GB 的 wav 用它的 64 位版本
     return container, subtype
-
-
-@contextlib.contextmanager
-def tidy_folders(path: Path):
-    """出错离开时，删掉这期间为 ``path`` 新建的空文件夹。"""
-    absent = [parent for parent in path.parents if not os.path.exists(parent)]
-    try:
-        yield
-    except BaseException:
-        for folder in absent:  # 从最里层起；建好之后别人放了东西的，留着
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-        raise
 
 
 @contextlib.contextmanager

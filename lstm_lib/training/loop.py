@@ -18,7 +18,7 @@ from tqdm import tqdm
 from lstm_lib.enhance.irm import IRMNetwork
 from lstm_lib.enhance.loss import CLEAR_WEIGHTS, masked, si_sdr_loss, soft_stoi, stft
 from lstm_lib.enhance.recipe import Carried, one_cycle, set_rate, training_step
-from lstm_lib.files import os_reason
+from lstm_lib.files import os_reason, tidy_folders
 from lstm_lib.training import checkpoint, sources
 from lstm_lib.training.dataset import Segments, ShardedBatches, collate
 from lstm_lib.training.devices import Precision, World, choose_device, device_name, joined_world
@@ -86,36 +86,34 @@ def train(
             return state
 
 
-class _only_writer:
-    """0 号进程占住输出文件夹：两次训练写同一处，会互相毁掉检查点。"""
+@contextlib.contextmanager
+def _only_writer(out, world):
+    """0 号进程占住输出文件夹：两次训练写同一处，会互相毁掉检查点。
 
-    def __init__(self, out, world):
-        self.out, self.world, self.lock = out, world, None
-
-    def __enter__(self):
-        if self.world.is_writer:
-            self.made = [place for place in (self.out, *self.out.parents) if not place.exists()]
-            self.indexed = (self.out / checkpoint.INDEX).exists()
-            self.out.mkdir(parents=True, exist_ok=True)
-            self.lock = FileLock(self.out / ".lock")
-            try:
-                # 刚被 kill -9 的训练，其读数据的子进程要过几秒才发觉并退出
-                self.lock.acquire(timeout=LOCK_SECONDS)
-            except Timeout as error:
-                raise TrainingError(f"另一个训练正在用 {self.out}；请等它结束，或换一个 --out。") from error
-
-    def __exit__(self, error, *_):
-        if not self.lock:
-            return
-        nothing = error and not any((self.out / name).exists() for name in checkpoint.CHECKPOINTS)
-        if nothing and not self.indexed:  # 一个检查点也没有存下：不留半截的东西
-            (self.out / checkpoint.INDEX).unlink(missing_ok=True)
-        self.lock.release()
-        if nothing and self.made:
-            (self.out / ".lock").unlink(missing_ok=True)
-            for place in self.made:  # 从里到外；放了别的东西的留着
-                with contextlib.suppress(OSError):
-                    place.rmdir()
+    一个检查点也没有存下就出了错：这一次新建的清单、锁与文件夹都不留。
+    """
+    if not world.is_writer:
+        yield
+        return
+    made = [path for path in (out / checkpoint.INDEX, out / ".lock") if not path.exists()]
+    with tidy_folders(out / ".lock"):
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock")
+        try:
+            # 刚被 kill -9 的训练，其读数据的子进程要过几秒才发觉并退出
+            lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            raise TrainingError(f"另一个训练正在用 {out}；请等它结束，或换一个 --out。") from error
+        try:
+            yield
+        except BaseException:
+            lock.release()
+            if not any((out / name).exists() for name in checkpoint.CHECKPOINTS):
+                for path in made:
+                    path.unlink(missing_ok=True)
+            raise
+        finally:
+            lock.release()
 
 
 def _guarded(world: World, work):
