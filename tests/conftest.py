@@ -103,9 +103,12 @@ SLOW = {
         "test_a_run_with_all_the_new_options_resumes_bit_for_bit": 2,
     },
     "test_onnx_relatives.py": {
+        "test_wrong_arguments_of_export": 1,
         "test_a_learned_state_by_repeat_interleave": 2,
     },
     "test_onnx_scopes.py": {
+        "test_an_lstm_taken_apart_is_recognised": 2,
+        "test_functions_that_multiply_without_end_are_refused": 1,
         "test_a_learned_state_exported_by_torch": 2,
         "test_a_projection_written_by_the_exporter_is_refused_by_its_reason": 2,
     },
@@ -145,6 +148,8 @@ SLOW = {
         "test_damaged_models_are_refused_without_harm": 8,
     },
     "test_training.py": {
+        "test_full_disk_for_real": 2,
+        "test_changed_settings_are_refused_and_restart_works": 2,
         "test_killed_run_goes_on_to_the_same_result": 13,
         "test_two_processes_see_the_loss_of_one": 11,
         "test_output_that_is_not_shared_stops_every_process": 4,
@@ -167,6 +172,8 @@ SLOW = {
         "test_rate_that_ogg_cannot_hold": 2,
     },
     "test_evaluate_export.py": {
+        "test_fp16_halves_the_file": 1,
+        "test_evaluating_on_the_training_files_is_told": 1,
         "test_processes_do_not_change_the_scores": 4,
         "test_bin_and_ncnn_share_a_folder": 2,
         "test_exports_agree_with_torch": 2,
@@ -174,6 +181,7 @@ SLOW = {
         "test_names_that_are_not_utf8_anywhere": 12,
     },
     "test_onnx_graph.py": {
+        "test_undeclared_outputs_do_not_keep_the_length_of_the_example": 1,
         "test_an_axis_that_cannot_vary_is_refused": 3,
         "test_what_torch_alone_writes_is_repaired_or_refused": 3,
         "test_declared_axes_are_really_variable": 2,
@@ -200,6 +208,7 @@ SLOW = {
     "test_symptoms.py": {"test_the_check_tells_the_sick_from_the_sound": 19},
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
     "test_site_build.py": {
+        "test_processor_and_instructions_are_this_machines": 1,
         "test_pdf_has_every_page_outline_and_text": 60,
         "test_changed_library_reexecutes_unchanged_notebooks": 12,
         "test_a_strict_build_fails_until_the_book_is_mended": 10,
@@ -223,14 +232,61 @@ SLOW = {
         "test_search_finds_a_phrase_inside_a_sentence": 9,
     },
     "test_repo.py": {
+        "test_every_import_has_a_requirement": 2,
+        "test_setup_cells_take_an_address": 2,
+        "test_notebooks_carry_no_outputs": 2,
         "test_tool_help_is_chinese_and_does_nothing": 2,
         "test_workflows_pass_actionlint": 2,
     },
+    "test_ncnn_model.py": {
+        "test_conversion_matches_torch_and_the_file": 1,
+        "test_any_bytes_give_an_error_or_an_answer": 2,
+        "test_onnx_road_gives_the_same_bytes": 1,
+    },
+    "test_engines.py": {
+        "test_engines_from_exported_files": 2,
+        "test_engines_from_files_made_by_the_converters": 2,
+    },
+    "test_ncnn_convert.py": {
+        "test_wrapped_and_parametrized_modules": 1,
+        "test_learned_state_in_a_file": 1,
+        "test_crash_is_caught_and_swapped_states_are_seen": 1,
+        "test_a_crash_names_the_layer": 1,
+        "test_one_state_given_and_one_learned": 1,
+        "test_time_first_and_larger_batches": 1,
+        "test_mismatch_leaves_the_old_files": 1,
+        "test_the_stated_reason_is_the_true_one": 2,
+    },
+    "test_lstm.py": {
+        "test_equals_torch": 3,
+    },
+    "test_figures.py": {
+        "test_drawing_does_not_depend_on_the_process": 3,
+        "test_committed_files_are_what_the_code_draws": 2,
+    },
+    "test_chain_race.py": {
+        "test_command": 3,
+        "test_table_has_every_engine_and_consistent_numbers": 1,
+    },
+    "test_lstm_backward.py": {
+        "test_equals_autograd": 2,
+    },
+    "test_mix.py": {
+        "test_pairs_have_the_snr_in_their_name_and_come_out_the_same_again": 1,
+    },
+    "test_road.py": {
+        "test_streaming_exports": 1,
+    },
+    "test_gate_check.py": {
+        "test_the_mistake_is_named_from_the_output_alone": 1,
+    },
 }
+# 几个测试合用、做一次要几秒的东西：用它的都算慢
+COSTLY = ("unbroken", "board")
 # 要语料或训练好的网络，却没有写成公用的东西的
 DATA = {"test_corpus.py": ("test_scenes", "test_training_data"), "test_training.py": ("test_builtin_corpus",)}
 # 用同一份贵重东西的测试放在同一个进程里；别的测试谁闲着谁做
-GROUPS = ("soups", "unbroken", "netron", "sanitized")
+GROUPS = ("soups", "unbroken", "netron", "sanitized", "exported", "board")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -242,6 +298,8 @@ def pytest_collection_modifyitems(items):
         name = item.originalname or item.name
         if name in SLOW.get(item.path.name, {}):
             item.add_marker(pytest.mark.slow(seconds=SLOW[item.path.name][name]))
+        elif any(fixture in item.fixturenames for fixture in COSTLY):
+            item.add_marker(pytest.mark.slow(seconds=1))
         if name.startswith(DATA.get(item.path.name, ()) or "?"):
             item.add_marker("data")
         if not any(item.get_closest_marker(marker) for marker in MARKERS):

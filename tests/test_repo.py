@@ -413,6 +413,12 @@ def test_slow_tests_are_named_right():
     assert not wrong, f"tests/conftest.py 登记了没有的测试：{wrong}"
 
 
+@pytest.mark.xdist_group("together")
+def test_groups_reach_the_scheduler(request):
+    """分几个进程跑时，组名要接在编号后面，pytest-xdist 才会把一组放在一起；接不上，它不声不响。"""
+    assert "PYTEST_XDIST_WORKER" not in os.environ or request.node.nodeid.endswith("@together")
+
+
 def test_citation_is_complete():
     """CITATION.cff 1.2：必有的四项，版本与程序包一样，许可与 LICENSE 一样；日期是文字，不然读成别的类型。"""
     citation = yaml.safe_load(read("CITATION.cff"))
