@@ -8,6 +8,7 @@ import torch
 
 from lstm_lib import LSTM
 from lstm_lib.formats import network_file
+from lstm_lib.lstm.layouts import LSTMConfig
 from lstm_lib.native import build, program
 
 FLAGS = ["-std=gnu11", "-O1", "-ffp-contract=off", "-DLEVEL=portable", "-DHAVE_PORTABLE", "-Wno-psabi"]
@@ -107,13 +108,16 @@ def test_the_tail_reports_what_python_reports(board, tmp_path, threshold, hold):
 def test_what_it_cannot_run_is_refused(board, tmp_path):
     LSTM.from_torch(torch.nn.LSTM(2, 3)).save(tmp_path / "没有线性层.lstm")
     save(tmp_path / "双向.lstm", torch.nn.LSTM(2, 3, bidirectional=True), 2)
+    backward = LSTM.from_torch(torch.nn.LSTM(2, 3)).parameters
+    backward = LSTM(LSTMConfig(2, 3, direction="reverse"), {f"{k}_reverse": w for k, w in backward.items()})
+    network_file.save(tmp_path / "反向.lstm", backward, np.ones((2, 3), "f4"), None)
     save(tmp_path / "太宽.lstm", torch.nn.LSTM(300, 4), 2)
     save(tmp_path / "太大.lstm", torch.nn.LSTM(200, 120), 2)
     (tmp_path / "断了.lstm").write_bytes((tmp_path / "双向.lstm").read_bytes()[:100])
     (tmp_path / "坏了.lstm").write_bytes(bytes(300))
     wrong = {
-        "没有线性层": "只收单向", "双向": "只收单向", "太宽": "太宽", "太大": "模型太大", "断了": "断了", "坏了": "不是本书",
-        "没有这个文件": "读不到",
+        "没有线性层": "只收单向", "双向": "只收单向", "反向": "只收单向",
+        "太宽": "太宽", "太大": "模型太大", "断了": "断了", "坏了": "不是本书", "没有这个文件": "读不到",
     }  # fmt: skip
     for name, said in wrong.items():
         done = run(board, [tmp_path / f"{name}.lstm"], np.zeros(400, "f4"))

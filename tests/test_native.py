@@ -1,5 +1,6 @@
 """C 内核：与 NumPy 的 LSTM 一致、坏输入、线程、编译与缓存。"""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -450,6 +451,29 @@ def network_with_head(weight):
 
     lstm = make((1, weight.shape[1], 1, "forward", 0))
     return network_file.encode(lstm, weight.astype(np.float32), None, False), lstm.config
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_head_takes_what_the_lstm_gives(shape):
+    """双向的 LSTM 一帧给两份 h：线性层照收；宽度不对的、另一个网络的 config，进 C 之前就拒绝。"""
+    from lstm_lib.formats import network_file
+
+    lstm = make(shape)
+    x, state = inputs(shape, lstm)
+    y, _ = lstm(x, state)
+    weight = np.random.default_rng(2).uniform(-1, 1, (5, y.shape[-1])).astype(np.float32) / y.shape[-1]
+    data = network_file.encode(lstm, weight, None, False)
+    fast = native.NativeNetwork(data, lstm.config)
+    for h in (y, y[:, 0], y[0, 0], y[::-1].astype(float)):  # 不连续的、float64 的也收
+        np.testing.assert_allclose(fast.head(h), h @ weight.T, atol=1e-5)
+    for wrong in (y[..., 1:], np.concatenate([y, y], -1)):
+        with pytest.raises(ValueError, match=f"最后一维应为 {y.shape[-1]}"):
+            fast.head(wrong)
+    for change in ({"hidden_size": 64}, {"num_layers": 4}, {"input_size": 9}, {"proj_size": 1}):
+        other = dataclasses.replace(lstm.config, **change)
+        if other != lstm.config:
+            with pytest.raises(ValueError, match="与给的 config 不是一个"):
+                native.NativeNetwork(data, other)
 
 
 @pytest.mark.parametrize("level", native.levels())

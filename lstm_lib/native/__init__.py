@@ -106,8 +106,23 @@ class NativeLSTM:
         self._width = self._lib.lstm_level_width(LEVEL_NUMBERS[self.level])
         self._model, self._memory = open_model(self._ffi, self._lib, data, self.level, dtype)
         self._net = self._ffi.addressof(self._model, "net")
+        self._check_same(config)
         self.dtype = list(KINDS)[self._net.quantized]  # 文件里存得更省的，照它的
         self.tiles = bool(self._net.tiles)
+
+    def _check_same(self, config: LSTMConfig) -> None:
+        """数据里的 LSTM 就是 ``config`` 说的那个：数组照 ``config`` 开，C 照数据写，不一样就写到别处去了。"""
+        cell, direction = self._net.cells[0], "reverse" if self._net.cells[0].backward else "forward"
+        found = replace(
+            config,
+            input_size=self._model.input_size,
+            hidden_size=cell.hidden_size,
+            num_layers=self._model.layers,
+            proj_size=cell.output_size if cell.projection != self._ffi.NULL else 0,
+            direction="bidirectional" if self._net.directions == 2 else direction,
+        )
+        if found != config:
+            raise ValueError(f"权重数据里是 {found}，与给的 config 不是一个：{config}")
 
     def __repr__(self) -> str:
         return f"NativeLSTM({self.config}, dtype={self.dtype!r}, level={self.level!r})"
@@ -195,15 +210,27 @@ class NativeNetwork(NativeLSTM):
         """只有 LSTM，后面什么也没有。"""
         return self._model.head == self._ffi.NULL and not self._model.sigmoid
 
-    def head(self, h: np.ndarray) -> np.ndarray:
-        """LSTM 的输出 (T, H)、(T, B, H) 或 (H,)，连续的 float32 → 网络的输出，H 换成 O。"""
-        model, lib, rows = self._model, self._lib, h.size // self.config.output_size
+    def head(self, h: ArrayLike) -> np.ndarray:
+        """LSTM 的输出 → 网络的输出。
+
+        参数:
+            h: (T, D)、(T, B, D) 或 (D,)，D 是 LSTM 一帧输出的宽度（双向的是两倍）
+        返回:
+            同样的形状，D 换成 O，float32。
+        抛出:
+            ValueError: 最后一维不是 D
+        """
+        model, lib, h = self._model, self._lib, np.ascontiguousarray(h, FLOAT32)
+        width = self.config.num_directions * self.config.output_size
+        if h.shape[-1] != width:
+            raise ValueError(f"h 的最后一维应为 {width}（LSTM 一帧输出的宽度），得到的形状是 {h.shape}")
         if self.plain:
             return h
         if model.head == self._ffi.NULL:
             y = np.empty_like(h)
             lib.lstm_sigmoid(self._net.level, self._pointer(h), self._pointer(y), h.size)
             return y
+        rows = h.size // width
         y = np.empty((*h.shape[:-1], model.output_size), FLOAT32)
         scratch = aligned(lib.lstm_dense_bytes(self._net, model.head, rows), np.uint8)
         pointers = self._pointer(h), self._pointer(y)

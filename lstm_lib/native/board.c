@@ -61,7 +61,7 @@ int main(int count, char **names) {
         lstm_model_open(model, bytes, LSTM_PORTABLE, LSTM_FLOAT32, weights, &error);
     if (!m) return stop(lstm_message(error.code));
     const int64_t units = (int64_t)m->layers * m->net.cells->hidden_size;
-    if (m->net.directions > 1 || !m->head) return stop("只收单向的 LSTM 加一个线性层");
+    if (!lstm_streamable(&m->net) || !m->head) return stop("只收单向的 LSTM 加一个线性层");
     if (WIDTH && m->input_size != WIDTH) return stop("网络的输入不是 6 个数，而头算出 6 个数");
     if (units > MOST || m->input_size > MOST || m->output_size > MOST)
         return stop("网络太宽：把 MOST 改大");

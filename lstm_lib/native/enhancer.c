@@ -80,7 +80,7 @@ static int measure(const void *file, int64_t bytes, const enhancer_options *o, e
     lstm_model_outline(file, bytes, o->level, o->quantize, &model, cells, error);
     if (!model.n_fft)
         *error = (enhancer_error){LSTM_NOT_MASK, model.version == 1 ? 8 : 56};
-    else if (model.net.directions != 1 || cells[0].backward)
+    else if (!lstm_streamable(&model.net))
         *error = (enhancer_error){LSTM_FLAGS, 16};
     else if (o->group < 1 || o->group > MOST_GROUP)
         *error = (enhancer_error){LSTM_OPTION, -1};

@@ -72,6 +72,11 @@ const lstm_model *lstm_model_open(const void *file, int64_t bytes, int level, in
                                   void *memory, lstm_error *error);
 // [/模型]
 
+/* 能不能一帧一帧地走：双向的与只反向的都要先看到未来的帧 */
+static inline int lstm_streamable(const lstm_net *net) {
+    return net->directions == 1 && !net->cells->backward;
+}
+
 /* 一块内存从头到尾分给各个数组，各段 64 字节对齐；base 为 NULL 时只算大小 */
 typedef struct {
     char *base;

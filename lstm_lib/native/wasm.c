@@ -77,7 +77,7 @@ network *network_open(const void *file, int32_t bytes, int32_t quantize) {
     network *n = NULL;
     if (!memory) return error = (enhancer_error){LSTM_MEMORY, -1}, NULL;
     const lstm_model *model = lstm_model_open(file, bytes, level, quantize, memory, &error);
-    if (model && model->net.directions == 1 && !model->net.cells->backward) {
+    if (model && lstm_streamable(&model->net)) {
         const lstm_net *net = &model->net;
         const lstm_cell *cell = net->cells;
         for (int pass = 0; pass < 2; pass++) { /* 先算大小，再排 */
