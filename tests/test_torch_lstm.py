@@ -143,6 +143,10 @@ REFUSED = {
     "换掉的 forward": (rebound, r"这个 torch\.nn\.modules\.rnn\.LSTM 对象改写了 forward"),
     "自己的 permute_hidden": (lambda: StateKept(3, 4), r"\.StateKept改写了 permute_hidden"),
     "自己收权重": (lambda: FlatDoubled(3, 4), r"\.FlatDoubled改写了 _update_flat_weights"),
+    "换掉的 _flat_weights": (
+        lambda: changed(_flat_weights=[2 * w.detach() for w in plain()._flat_weights]),
+        r"_flat_weights 被直接换过，前向用的是它，与 weight_ih_l0 不同.*load_state_dict",
+    ),
     "网络上的钩子": (lambda: hook_on(nn.Sequential(plain()), None), r"得到 Sequential.*取出那一层"),
     "删掉了偏置": (lambda: without("bias_hh_l0"), r"没有 bias_hh_l0：它被删掉了"),
     "建好以后改成双向": (lambda: changed(bidirectional=True), r"没有 weight_ih_l0_reverse：.*bidirectional"),
@@ -257,6 +261,20 @@ def test_the_present_value_is_read_and_nothing_is_touched(kind, training):
     ours, (ours_h, ours_c) = lstm(x)
     for a, b in ((ours, y), (ours_h, h), (ours_c, c)):
         np.testing.assert_allclose(a, b.numpy(), rtol=0, atol=1e-6)
+
+
+def test_modules_made_in_inference_mode_are_read():
+    """在 torch.inference_mode 里建的张量，出来就不许就地改；谱归一化读一次要改一次。"""
+    for training in (True, False):
+        with torch.inference_mode():
+            module = parametrizations.spectral_norm(plain(), "weight_hh_l0").train(training)
+        before = module.parametrizations.weight_hh_l0[0]._u.numpy().copy()
+        lstm = LSTM.from_torch(module)
+        np.testing.assert_array_equal(before, module.parametrizations.weight_hh_l0[0]._u.numpy())
+        with torch.inference_mode():
+            x = torch.rand(4, 2, 3)
+            want = module.eval()(x)[0].numpy()
+        np.testing.assert_allclose(lstm(x.numpy())[0], want, rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")

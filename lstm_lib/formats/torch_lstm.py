@@ -173,7 +173,10 @@ def read(module: Any, names: list[str]) -> dict[str, np.ndarray]:
     hooks = _hooks(module, "_forward_pre_hooks")
     masks = {hook._tensor_name: hook for hook in hooks if isinstance(hook, prune.BasePruningMethod)}
     arrays = {}
-    with torch.no_grad(), _undisturbed(module):
+    _check_flat(module, masks)
+    # inference_mode 里建的张量，出了那里就不许就地改；谱归一化读一次要改一次
+    made_there = any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers()))
+    with torch.inference_mode() if made_there else torch.no_grad(), _undisturbed(module):
         for name in names:
             # 剪枝的掩码在前向之前才乘上去，属性里存着的可能是上一次的
             tensor = masks[name].apply_mask(module) if name in masks else getattr(module, name, None)
@@ -184,6 +187,27 @@ def read(module: Any, names: list[str]) -> dict[str, np.ndarray]:
                 )
             arrays[name] = _array(tensor, f"{path(module)} 的 {name}")
     return arrays
+
+
+def _check_flat(module: Any, masks: dict[str, Any]) -> None:
+    """前向真正用的是 ``_flat_weights``：平时就是各个属性，有人直接换掉它就不是了，抛 ``ValueError``。"""
+    import torch
+
+    flat = getattr(module, "_flat_weights", None)
+    made_anew = hasattr(module, "parametrizations")  # 参数化的每次前向都照属性重新收；读一次算一次，不去惊动
+    if isinstance(module, torch.jit.ScriptModule) or flat is None or made_anew:
+        return
+    if module._weights_have_changed():
+        return  # 属性换过的，也会重新收
+    for name, used in zip(module._flat_weights_names, flat, strict=False):
+        mine = getattr(module, name, None)
+        if mine is None or used is mine or name in masks:
+            continue
+        if used is None or used.shape != mine.shape or not torch.equal(used, mine):
+            raise ValueError(
+                f"{path(module)} 的 _flat_weights 被直接换过，前向用的是它，与 {name} 不同；"
+                f"请把要的数写进 {name}（例如用 load_state_dict）再读"
+            )
 
 
 def _array(tensor: Any, label: str) -> np.ndarray:
