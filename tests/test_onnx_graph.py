@@ -267,6 +267,13 @@ def test_the_refusal_of_onnxruntime_is_quoted_up_to_its_reason(exported):
         onnx_graph.run(model, x.numpy())
 
 
+def test_empty_inputs_are_refused_before_onnxruntime_ends_the_process(exported):
+    _, _, paths = exported
+    for shape in ((1, 0, 6), (0, 10, 6)):
+        with pytest.raises(ValueError, match=r"c\.onnx：输入 x 是空的.*至少要有一帧"):
+            onnx_graph.run(paths["dynamic"], np.zeros(shape, np.float32))
+
+
 # ---------------------------------------------------------------- 可变的轴真的可变
 
 

@@ -435,6 +435,9 @@ def run(model_or_path: Model, *arrays: np.ndarray, optimize: bool = True) -> lis
         names = "、".join(value.name for value in known)
         raise ValueError(f"这个图有 {len(known)} 个输入（{names}），给了 {len(arrays)} 个")
     feeds = {value.name: np.asarray(array) for value, array in zip(known, arrays, strict=True)}
+    for name, array in feeds.items():  # 图里有 LSTM 时，onnxruntime 遇到空的输入会让整个进程退出
+        if array.size == 0:
+            raise ValueError(f"{where}：输入 {name} 是空的，形状 {list(array.shape)}：至少要有一帧、一个序列")
     try:
         return session.run(None, feeds)
     except Exception as error:
