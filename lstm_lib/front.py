@@ -59,9 +59,10 @@ class LSTM(lstm.LSTM):
             bias: (4H,)，``use_bias=False`` 的是 None
             more: 不该有；多给了（``Bidirectional`` 的六个、几层的），据此说明怎样分开给
             options: backward（``Bidirectional`` 的反向层的数组）、activation、recurrent_activation、go_backwards、
-                merge_mode，照抄层的 ``get_config()``
+                merge_mode，照抄层的 ``get_config()``；整个 ``**layer.get_config()`` 也行，名字、初始化之类与推理无关的不看
         抛出:
-            ValueError: 形状不对；激活函数不是 tanh 与 sigmoid（旧版 Keras 缺省的 hard_sigmoid）；merge_mode 不是 concat
+            ValueError: 形状不对；激活函数不是 tanh 与 sigmoid（旧版 Keras 缺省的 hard_sigmoid）；merge_mode 不是 concat；
+                units、use_bias 与数组不符；有不认识的项
         """
         from lstm_lib.formats import keras_weights
 

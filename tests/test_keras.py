@@ -143,6 +143,40 @@ def test_what_does_not_fit_is_refused_by_name(given, options, words):
         LSTM.from_keras(*given, **options)
 
 
+CONFIG = {  # keras.layers.LSTM(5, name="l").get_config()，Keras 3.15
+    "name": "l", "trainable": True, "dtype": {"class_name": "DTypePolicy", "config": {"name": "float32"}},
+    "return_sequences": False, "return_state": False, "go_backwards": False, "stateful": False,
+    "unroll": False, "zero_output_for_mask": False, "units": H, "activation": "tanh",
+    "recurrent_activation": "sigmoid", "use_bias": True, "kernel_initializer": {"class_name": "GlorotUniform"},
+    "recurrent_initializer": {"class_name": "Orthogonal"}, "bias_initializer": {"class_name": "Zeros"},
+    "unit_forget_bias": True, "kernel_regularizer": None, "recurrent_regularizer": None,
+    "bias_regularizer": None, "activity_regularizer": None, "kernel_constraint": None,
+    "recurrent_constraint": None, "bias_constraint": None, "dropout": 0.0, "recurrent_dropout": 0.0, "seed": None,
+}  # fmt: skip
+
+
+def test_the_whole_config_may_be_copied(x):
+    close(LSTM.from_keras(W, R, B, **CONFIG)(x)[0], keras_layer(x, W, R, B)[0])
+    back = LSTM.from_keras(W, R, B, **CONFIG | {"go_backwards": True, "name": "别的", "dropout": 0.5})
+    assert back.config.direction == "reverse"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"units": 6}, "units=6：与给的数组不符，数组说的是 5"),
+        ({"use_bias": False}, "use_bias=False：与给的数组不符"),
+        ({"time_major": True}, "批在前"),
+        ({"recurrent_activation": "hard_sigmoid"}, "hard_sigmoid"),
+        ({"inner_activation": "hard_sigmoid"}, "inner_activation='hard_sigmoid' 不认识"),
+        ({"layer": {}}, r"forward_layer\.get_config"),
+    ],
+)
+def test_what_the_config_says_is_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        LSTM.from_keras(W, R, B, **CONFIG | options)
+
+
 @pytest.fixture(scope="module")
 def keras():
     if importlib.util.find_spec("keras") is None:
@@ -165,9 +199,7 @@ def filled(layer, x):
 def test_against_keras_itself(keras, x, bias, back):
     layer = keras.layers.LSTM(H, use_bias=bias, go_backwards=back, return_sequences=True, return_state=True)
     y, h, c = filled(layer, x)
-    config = layer.get_config()
-    options = {k: config[k] for k in ("activation", "recurrent_activation", "go_backwards")}
-    got, (h1, c1) = LSTM.from_keras(*layer.get_weights(), **options)(x)
+    got, (h1, c1) = LSTM.from_keras(*layer.get_weights(), **layer.get_config())(x)
     for one, other in ((got[:, ::-1] if back else got, y), (h1[0], h), (c1[0], c)):
         close(one, other)
 
@@ -176,7 +208,8 @@ def test_against_keras_bidirectional(keras, x):
     layer = keras.layers.Bidirectional(keras.layers.LSTM(H, return_sequences=True, return_state=True))
     y, *states = filled(layer, x)
     weights = layer.get_weights()
-    got, (h, c) = LSTM.from_keras(*weights[:3], backward=weights[3:])(x)
+    config = layer.forward_layer.get_config()
+    got, (h, c) = LSTM.from_keras(*weights[:3], backward=weights[3:], **config)(x)
     for one, other in zip((got, h[0], c[0], h[1], c[1]), (y, *states), strict=True):
         close(one, other)
     with pytest.raises(ValueError, match="get_config"):

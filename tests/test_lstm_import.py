@@ -106,6 +106,26 @@ def test_constant_state_of_one_sequence_also_fits_unbatched_input():
         lstm(normal(STEPS, 2, INPUT))
 
 
+@pytest.mark.parametrize("lengths", [[6, 0, 3], [6, -1, 3]])
+def test_lengths_below_one_are_refused_when_read(lengths):
+    model = make_model(weights() | {"sequence_lens": np.array(lengths, np.int32)}, hidden_size=HIDDEN)
+    with pytest.raises(ValueError, match=r"LSTM 节点 我的 的 sequence_lens（sequence_lens）是 \[6, .*小于 1"):
+        LSTM.from_onnx(model)
+
+
+def test_constant_lengths_that_do_not_fit_say_whose_they_are():
+    model = make_model(weights() | {"sequence_lens": np.array([6, 7, 3], np.int32)}, hidden_size=HIDDEN)
+    lstm = LSTM.from_onnx(model)
+    for batch, words in ((3, "应在 1 与序列长度 6 之间"), (2, "应是 2 个整数")):
+        with pytest.raises(
+            ValueError, match=rf"自带的 lengths.*文件里的 sequence_lens.*{words}.*请用 lengths"
+        ):
+            lstm(normal(STEPS, batch, INPUT))
+    assert lstm(normal(7, 3, INPUT))[0].shape == (7, 3, HIDDEN)
+    with pytest.raises(ValueError, match=r"^lengths 应在 1 与序列长度 6 之间"):
+        lstm(normal(STEPS, 3, INPUT), lengths=[6, 7, 3])
+
+
 def test_sequence_lens_from_the_graph_must_be_given():
     model = make_model(weights(), feeds=("x", "sequence_lens"), hidden_size=HIDDEN)
     lstm, x, lengths = LSTM.from_onnx(model), normal(STEPS, BATCH, INPUT), np.array([1, 6, 4], np.int32)

@@ -226,6 +226,60 @@ def test_a_stack_inside_a_branch(name):
     assert (read.config.num_layers, read.config.batch_first) == (2, True)
 
 
+def test_nodes_without_names_in_two_branches():
+    """两支里的输出同名：报错里给的全名，照抄就能用。"""
+    inside = branch(STACKED, "r")
+    for node in inside.node:
+        node.name = ""
+    nodes = [NODE("Identity", ["x"], ["t"]), *choose(inside, inside)]
+    constants = weights(0) | weights(1, H) | SQUEEZE | {"none": np.int64(0)}
+    model = make_model(nodes, constants, ("T", "B", I), output="chosen")
+    names = ["If_0/then_branch/y0", "If_0/then_branch/y1"]
+    with pytest.raises(ValueError, match=f"有 4 个 LSTM 节点（.*{'、'.join(names)}"):
+        LSTM.from_onnx(model)
+    assert assert_reads(model, (T, 2, I), name=names).config.num_layers == 2
+
+
+def two_with_lengths(*nodes, given=TensorProto.INT64, constants=()):
+    """两层各用 n0、n1 作 sequence_lens，由 ``nodes`` 从图的输入 n 造出来。"""
+    layers = [lstm(0, "x", "y0"), NODE("Squeeze", ["y0", "direction"], ["s"]), lstm(1, "s", "y1")]
+    layers[0].input[4], layers[2].input[4] = "n0", "n1"
+    nodes = [*nodes, *layers, NODE("Squeeze", ["y1", "direction"], ["out"])]
+    model = make_model(nodes, weights(0) | weights(1, H) | SQUEEZE | dict(constants), ("T", "B", I))
+    model.graph.input.append(helper.make_tensor_value_info("n", given, ["B"]))
+    return model
+
+
+def test_one_length_by_two_casts_is_one():
+    cast = {"to": TensorProto.INT32}
+    model = two_with_lengths(
+        NODE("Cast", ["n"], ["n0"], **cast),
+        NODE("Identity", ["n"], ["m"]),
+        NODE("Cast", ["m"], ["n1"], **cast),
+    )
+    read, x, lengths = LSTM.from_onnx(model), normal(T, 3, I), int64(T, 2, 4)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = session.run(None, {"x": x, "n": lengths})[0]
+    np.testing.assert_allclose(read(x, lengths=lengths)[0], expected, rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"L0 的 sequence_lens .*lengths"):
+        read(x)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [NODE("Cast", ["n"], ["n0"], to=6), NODE("Add", ["n0", "k"], ["n1"])],
+        [NODE("Cast", ["n"], ["n0"], to=6), NODE("Cast", ["n"], ["b"], to=3), NODE("Cast", ["b"], ["n1"], to=6)],
+        [NODE("Cast", ["n"], ["n0"], to=6), NODE("Identity", ["n1"], ["n1"])],
+    ],
+    ids=["另算", "过一遍 int8", "绕成一圈"],
+)  # fmt: skip
+def test_lengths_that_cannot_be_told_apart_say_so(nodes):
+    model = two_with_lengths(*nodes, constants={"k": np.int32(0)})
+    with pytest.raises(ValueError, match=r"第 1 层.*要运行才知道，看不出与第 0 层的是不是同一个"):
+        LSTM.from_onnx(model)
+
+
 def test_layers_in_different_places_are_no_stack():
     below = [lstm(0, "x", "y0"), NODE("Squeeze", ["y0", "direction"], ["s"])]
     above = [lstm(1, "s", "y1"), NODE("Squeeze", ["y1", "direction"], ["r"])]

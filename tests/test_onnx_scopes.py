@@ -417,6 +417,88 @@ def test_weights_computed_from_constants_are_read():
         LSTM.from_onnx(model)
 
 
+def computed_weights(nodes, opset, **constants):
+    """W 由 ``nodes`` 从常量 w 算出。"""
+    model = with_state(nodes, constants, h="")
+    next(t for t in model.graph.initializer if t.name == "W").name = "w"
+    model.opset_import[0].version = opset
+    return model
+
+
+PER_CHANNEL = {
+    key: np.full(4 * HIDDEN, number, np.float32) for key, number in {"a": 2, "b": 1, "m": 0.3, "v": 4}.items()
+}
+MISCOUNTED = {  # ONNX 的参考实现不报错却算错的
+    "Softmax，缺省的轴": (NODE("Softmax", ["w"], ["W"]), 11, {}),
+    "Softmax，第 0 轴": (NODE("Softmax", ["w"], ["W"], axis=0), 12, {}),
+    "LogSoftmax": (NODE("LogSoftmax", ["w"], ["W"]), 9, {}),
+    "Hardmax": (NODE("Hardmax", ["w"], ["W"]), 11, {}),
+    "BatchNormalization": (NODE("BatchNormalization", ["w", *"abmv"], ["W"]), 11, PER_CHANNEL),
+    "LpNormalization": (NODE("LpNormalization", ["w"], ["W"], p=1), 17, {}),
+    "LRN": (NODE("LRN", ["w"], ["W"], size=3, alpha=1.0), 17, {"w": normal(1, 4 * HIDDEN, 2, 2)}),
+    "LpPool": (
+        NODE("LpPool", ["w"], ["W"], kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1), 18, {"w": normal(1, 2, 6, 6)},
+    ),
+    "Unsqueeze，axes 倒着": (NODE("Unsqueeze", ["w"], ["W"], axes=[2, 0]), 11, {"w": normal(4 * HIDDEN, 3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [k for k, (*_, constants) in MISCOUNTED.items() if "w" not in constants])
+def test_weights_from_operators_the_reference_gets_wrong(kind):
+    node, opset, constants = MISCOUNTED[kind]
+    model = computed_weights([node], opset, **constants)
+    assert_equals_onnxruntime(LSTM.from_onnx(model), model, 2)
+
+
+@pytest.mark.parametrize("kind", MISCOUNTED)
+def test_constants_are_those_of_onnxruntime(kind):
+    node, opset, constants = MISCOUNTED[kind]
+    constants = {"w": normal(1, 4 * HIDDEN, INPUT)} | constants
+    model = make(helper.make_graph([node], "g", [], [value("W")], tensors(**constants)), opset)
+    (expected,) = run(model, {})
+    np.testing.assert_allclose(onnx_graph.constants(model)("W"), expected, rtol=0, atol=1e-7, strict=True)
+
+
+def in_bfloat16(kind, **attributes):
+    """onnxruntime 的 CPU 上没有 bfloat16 的这些算子。"""
+    return [
+        NODE("Cast", ["w"], ["n"], to=onnx.TensorProto.BFLOAT16),
+        NODE(kind, ["n"], ["l"], **attributes),
+        NODE("Cast", ["l"], ["W"], to=FLOAT),
+    ]
+
+
+def test_what_only_the_reference_can_compute():
+    weight = LSTM.from_onnx(computed_weights(in_bfloat16("Softmax"), 13)).parameters["weight_ih_l0"]
+    np.testing.assert_allclose(weight.sum(1), 1, rtol=0, atol=0.02)
+    model = computed_weights(in_bfloat16("LpNormalization", p=1), 22)
+    with pytest.raises(
+        ValueError, match=r"节点 l（LpNormalization）.*onnxruntime 算不了它.*参考实现.*得数却不对"
+    ):
+        LSTM.from_onnx(model)
+    old = NODE("Add", ["w", "row"], ["W"], axis=0, broadcast=1)  # opset 7 之前的广播
+    model = computed_weights([old], 6, row=normal(1, 4 * HIDDEN, 1))
+    with pytest.raises(ValueError, match=r"节点 W（Add）.*得数却不对"):
+        LSTM.from_onnx(model)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_numbers_left_in_the_external_file_are_asked_for(tmp_path, layers):
+    nodes = [NODE("LSTM", ["x", "W", "R"], ["Y"], name="L")]  # 没有写 hidden_size：认一叠也要看 R
+    if layers == 2:
+        nodes += [NODE("Squeeze", ["Y", "one"], ["s"]), NODE("LSTM", ["s", "W", "R"], ["Z"], name="M")]
+    arrays = {"W": normal(1, 4 * HIDDEN, HIDDEN), "R": normal(1, 4 * HIDDEN, HIDDEN), "one": int64(1)}
+    graph = helper.make_graph(nodes, "g", [value("x", ("T", "B", HIDDEN))], [value("Y")], tensors(**arrays))
+    path = tmp_path / "外.onnx"
+    onnx.save(make(graph), path, save_as_external_data=True, location="外.data", size_threshold=64)
+    model = onnx.load(path, load_external_data=False)
+    where = "LSTM 节点 L .*常量 W" if layers == 1 else "（L、M），.*常量 R"
+    with pytest.raises(ValueError, match=rf"{where} 的数在外部数据文件里，没有载入；请直接给 \.onnx 的路径"):
+        LSTM.from_onnx(model)
+    names = None if layers == 1 else ["L"]
+    assert LSTM.from_onnx(path, names).config.hidden_size == HIDDEN
+
+
 # ---------------------------------------------------------------- 投影
 
 

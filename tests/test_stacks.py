@@ -346,6 +346,19 @@ def test_the_lower_output_used_elsewhere():
             LSTM.from_onnx(model, names)
 
 
+def test_hidden_size_is_optional():
+    """规范里 hidden_size 可有可无：不写就看 R。"""
+    model, x = onnx_stack(between(SQUEEZE)), rng.normal(size=(7, 3, I)).astype(np.float32)
+    (y,) = onnx_graph.run(model, x)
+    for node in model.graph.node:
+        node.ClearField("attribute")
+    np.testing.assert_allclose(LSTM.from_onnx(model)(x)[0], y[:, 0], rtol=0, atol=1e-5)
+    model.graph.node[0].input[2] = "r"
+    model.graph.input.append(helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 4 * H, H]))
+    with pytest.raises(ValueError, match="one 没有写 hidden_size，R 又不是常量"):
+        LSTM.from_onnx(model)
+
+
 def test_nodes_without_names_are_told_apart():
     model = onnx_stack(between(SQUEEZE))
     for node in model.graph.node:

@@ -4,7 +4,7 @@
 CuDNNLSTM 的布局见 tf_keras/saving/legacy/hdf5_format.py 的 ``_convert_rnn_weights``。
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +15,15 @@ from lstm_lib.lstm import LSTM, layouts
 AnyLSTM = TypeVar("AnyLSTM", bound=LSTM)
 Weights = tuple[np.ndarray, np.ndarray, np.ndarray | None]  # kernel、recurrent_kernel、bias
 LABELS = ("kernel", "recurrent_kernel", "bias")
+# get_config() 里与推理时算的数无关的：名字、训练时才用的、给出哪几样输出、怎样实现
+IDLE = set(
+    "name trainable dtype batch_input_shape return_sequences return_state stateful unroll implementation"
+    " zero_output_for_mask unit_forget_bias dropout recurrent_dropout seed activity_regularizer".split()
+) | {
+    f"{part}_{kind}"
+    for part in ("kernel", "recurrent", "bias")
+    for kind in ("initializer", "regularizer", "constraint")
+}
 
 
 def load_lstm(
@@ -28,14 +37,16 @@ def load_lstm(
     recurrent_activation: Any = "sigmoid",
     go_backwards: bool = False,
     merge_mode: str | None = "concat",
+    **config: Any,
 ) -> AnyLSTM:
     """Keras 的三个数组（``layer.get_weights()`` 的次序）→ LSTM，``batch_first=True``。
 
     kernel (I, 4H)、recurrent_kernel (H, 4H)、bias (4H,) 或 None（``use_bias=False``），门横着排，次序 i f c o，
     c 就是 g。bias (8H,) 是旧的 CuDNNLSTM，它的矩阵另有排法，照 Keras 自己的规则换过来。
     ``backward``：``Bidirectional`` 的反向层的同样几个数组，即 ``w = layer.get_weights()`` 的后一半。
-    其余几项照抄层的 ``get_config()``：激活函数只能是 tanh 与 sigmoid（**旧版 Keras 缺省的 recurrent_activation 是
-    hard_sigmoid**），merge_mode 只能是 concat，别的抛 ``ValueError``。
+    其余几项照抄层的 ``get_config()``，整个 ``**layer.get_config()`` 也行，与推理无关的不看（``IDLE``）。激活函数只能是
+    tanh 与 sigmoid（**旧版 Keras 缺省的 recurrent_activation 是 hard_sigmoid**），merge_mode 只能是 concat，units、
+    use_bias 要与数组相符，别的抛 ``ValueError``。
     ``go_backwards`` 的层从最后一帧往回算，Keras 的输出也就倒着放；本书的 y 总与 x 同一个次序，比较时用 ``y[:, ::-1]``。
     """
     given = (
@@ -44,6 +55,7 @@ def load_lstm(
     _check_activation("activation", activation, "tanh")
     _check_activation("recurrent_activation", recurrent_activation, "sigmoid")
     both = [_weights(_unpacked(*given), "")]
+    _check_config(config, both[0])
     if backward is not None:
         if go_backwards:
             raise ValueError(
@@ -57,7 +69,7 @@ def load_lstm(
         both.append(_weights(_backward(backward), "反向层的 "))
         _check_pair(*both)
     first_kernel, first_recurrent, first_bias = both[0]
-    config = layouts.LSTMConfig(
+    made = layouts.LSTMConfig(
         first_kernel.shape[0],
         first_recurrent.shape[0],
         direction="bidirectional" if backward is not None else "reverse" if go_backwards else "forward",
@@ -66,10 +78,26 @@ def load_lstm(
         dtype=np.result_type(np.float32, *(a for weights in both for a in weights if a is not None)).name,
     )
     parameters: dict[str, np.ndarray] = {}
-    for suffix, (w, r, b) in zip(config.suffixes, both, strict=True):
+    for suffix, (w, r, b) in zip(made.suffixes, both, strict=True):
         parameters |= {f"weight_ih_l0{suffix}": w.T, f"weight_hh_l0{suffix}": r.T}  # i f c o 就是 i f g o
         parameters |= {} if b is None else {f"bias_l0{suffix}": b}
-    return cls(config, parameters)
+    return cls(made, parameters)
+
+
+def _check_config(config: Mapping[str, Any], weights: Weights) -> None:
+    """``get_config()`` 的其余各项：说到大小的要与数组相符，不认识的不敢当作无关。"""
+    if "layer" in config:
+        raise ValueError(
+            "这是 Bidirectional 的 get_config()；请照抄它里面正向那一层的：**layer.forward_layer.get_config()"
+        )
+    actual = {"units": len(weights[1]), "use_bias": weights[2] is not None, "time_major": False}
+    for key, value in config.items():
+        if key in actual:
+            if value != actual[key]:
+                why = "x 只能批在前" if key == "time_major" else f"与给的数组不符，数组说的是 {actual[key]}"
+                raise ValueError(f"{key}={value!r}：{why}")
+        elif key not in IDLE:
+            raise ValueError(f"{key}={value!r} 不认识，不知道它影不影响得数；确实无关的请去掉再读")
 
 
 def _check_activation(key: str, given: Any, wanted: str) -> None:

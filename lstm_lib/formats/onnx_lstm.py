@@ -3,7 +3,7 @@
 格式依据：ONNX 算子规范 LSTM（opset 7、14、22）。
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -276,10 +276,19 @@ def load_lstm(
         return layer
     # 批与时间谁在前由整叠的两头定：最下面一层看得见 X 的来路，也看得穿上面各层
     layers = [layer, *(_translate(cls, model, node, layer.config.batch_first) for node in above)]
-    if len({node.inputs[4] for node in (lowest, *above)}) == 1:  # 各层用的是同一个 sequence_lens
+    if _same_lengths(model, [lowest, *above]):
         for other in layers:
             other.lengths = layer.lengths
     return stacks.stack(layers, where)
+
+
+def _same_lengths(model: onnx.ModelProto, nodes: Sequence[OnnxLSTM]) -> bool:
+    """各层用的是不是同一个 sequence_lens；它们在同一个图里（``onnx_stacks.chain`` 查过）。"""
+    first = nodes[0]
+    for scope, node in onnx_scopes.scopes(model).walk():
+        if scope.label(node) == first.name and tuple(node.output) == first.outputs:
+            return len({onnx_stacks.origin(scope, n.inputs[4]) for n in nodes}) == 1
+    return False
 
 
 def _translate(
@@ -371,4 +380,10 @@ def _onnx_lengths(node: OnnxLSTM) -> np.ndarray | str | None:
     """sequence_lens：常量数组（对任何批都一样的是一个数）；没有是 None；要运行才知道的是文字：必须给 ``lengths``。"""
     if "sequence_lens" in node.unknown:
         return f"这个 ONNX 节点 {node.name} 的 {node.unknown['sequence_lens']}"
-    return node.sequence_lens
+    given = node.sequence_lens
+    if given is not None and np.min(given, initial=1) < 1:
+        raise ValueError(
+            f"LSTM 节点 {node.name} 的 sequence_lens（{node.inputs[4]}）是 {given.tolist()}，里面有小于 1 的："
+            "本书不支持长度为 0 的序列（onnxruntime 给它全零的输出与末态）；请在图里去掉这一条"
+        )
+    return given

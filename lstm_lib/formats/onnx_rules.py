@@ -37,6 +37,8 @@ _PLACING = set(
     "Expand Tile Reshape Slice Transpose Squeeze Unsqueeze Gather GatherElements GatherND Split Flatten Compress "
     "ReverseSequence DepthToSpace SpaceToDepth ReduceMax ReduceMin ReduceMean".split()
 )
+# 搬运与逐元素的：ONNX 的参考实现各版 opset 都算得对，除了 _reference_is_wrong 说的
+_PLAIN = _ELEMENTWISE | _PLACING | {"Concat", "Constant", "ConstantOfShape", "Shape", "Size"}
 _REDUCING = {"ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare", "CumSum"}  # 全零的，经过它们仍全零
 
 
@@ -141,9 +143,11 @@ class TooLarge(ValueError):
 
 
 def evaluate(scope: Scope, node: onnx.NodeProto, feeds: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """用 ONNX 自己的参考实现算一个节点，它没有的用 onnxruntime；输入或输出过大时抛 ``ValueError``。"""
-    from onnx.reference import ReferenceEvaluator
+    """算一个节点；输入或输出过大时抛 ``ValueError``。
 
+    搬运与逐元素的先用 ONNX 的参考实现：各版 opset 都对，铺开的数组也不必真的铺开。别的先用 onnxruntime，模型本来就
+    是给它跑的；它没有的再用参考实现，参考实现会悄悄算错的，就不算。
+    """
     given = {i: f for i, f in zip(node.input, feeds, strict=True) if f is not None}
     if max(sum(f.size for f in given.values()), _predicted(scope, node, given)) > _MAX_ELEMENTS:
         raise TooLarge(f"节点 {scope.label(node)}（{node.op_type}）的常量过大，拒绝展开")
@@ -154,25 +158,63 @@ def evaluate(scope: Scope, node: onnx.NodeProto, feeds: Sequence[np.ndarray | No
         [onnx.helper.make_value_info(o, onnx.TypeProto()) for o in outputs],
     )  # fmt: skip
     opsets = [onnx.helper.make_opsetid(d, v) for d, v in scope.opsets.items()]
+    engines: list[Callable[..., list]] = [_onnxruntime, _reference]
+    wrong = _reference_is_wrong(node, scope.version)
+    if node.op_type in _PLAIN and not wrong:
+        engines.reverse()
     try:
-        results = ReferenceEvaluator(graph, opsets=dict(scope.opsets)).run(None, given)
-    except Exception as error:  # 参考实现没有旧版的 DequantizeLinear 之类
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level, options.intra_op_num_threads = 4, 1
-        model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+        results = engines[0](graph, opsets, given)
+    except Exception as error:  # 没有这个算子、这个类型，或这一版
+        if wrong:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"onnxruntime 算不了它：{reason[:200]}；ONNX 的参考实现算得了，得数却不对，所以不用。"
+                "请换成 float32、较新的 opset，或直接写入算好的常量"
+            ) from error
         try:
-            session = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            results = session.run(None, given)
-        except Exception:
-            raise error from None
+            results = engines[1](graph, opsets, given)
+        except Exception as other:
+            raise (error if engines[0] is _reference else other) from None
     if not all(isinstance(r, np.ndarray | np.generic) for r in results):
         raise TypeError("结果不是数组")
     found = dict(zip(outputs, results, strict=True))
     return [np.asarray(found.get(o, ())) for o in node.output]
+
+
+def _reference(graph: onnx.GraphProto, opsets: Sequence[Any], given: dict[str, np.ndarray]) -> list:
+    from onnx.reference import ReferenceEvaluator
+
+    return ReferenceEvaluator(graph, opsets={o.domain: o.version for o in opsets}).run(None, given)  # type: ignore[return-value]
+
+
+def _onnxruntime(graph: onnx.GraphProto, opsets: Sequence[Any], given: dict[str, np.ndarray]) -> list:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, 1
+    options.enable_cpu_mem_arena = False  # 常量可以很大，算完就还
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, given)
+
+
+def _reference_is_wrong(node: onnx.NodeProto, version: int) -> bool:
+    """ONNX 的参考实现（1.23 为止）不报错却算错的：各版 opset 与 onnxruntime 逐个算子比过。"""
+    op, attributes = node.op_type, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if op in ("Softmax", "LogSoftmax", "Hardmax"):  # 旧的是 axis 之后摊成一行再算，它只算 axis 这一轴
+        return version < 13
+    if op == "BatchNormalization":  # 旧的它当作在训练，把这一批的均值方差混了进来
+        return version < 14
+    if op == "LpNormalization":  # 忘了取绝对值
+        return attributes.get("p", 2) % 2 == 1
+    if op == "Unsqueeze":  # axes 不从小到大的
+        return list(attributes.get("axes", ())) != sorted(attributes.get("axes", ()))
+    if op == "LpPool":
+        return bool(attributes.get("ceil_mode"))
+    # LRN 把通道数当成了批的大小；opset 7 之前的广播，axis 说从哪一轴对齐，它不看
+    return op == "LRN" or (op in _ELEMENTWISE and "axis" in attributes)
 
 
 def _type(array: np.ndarray) -> onnx.TypeProto:

@@ -21,6 +21,7 @@ from lstm_lib.formats.onnx_values import Values
 
 _Place = tuple[Scope, onnx.NodeProto]
 SIZES = ((3, 2), (5, 1))  # 试哪几种 (T, B)
+_WHOLE = (TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64)  # 装得下任何长度
 MOST = 2**24  # 试算的数组最多多少个数
 MOVING = set(
     "Squeeze Unsqueeze Transpose Reshape Flatten Identity Cast CastLike Dropout Shape Size Slice Gather Concat Split"
@@ -52,7 +53,10 @@ def chain(model_or_path: onnx_graph.Model, name: stacks.Names = None) -> list[st
     reason = None
     if any(s is not scope for s, _ in chosen):
         reason = "它们不在同一个图（同一个分支、同一次函数调用）里"
-    reason = reason or _Graph(root, scope).broken([n for _, n in chosen], alone=name is None)
+    try:
+        reason = reason or _Graph(root, scope).broken([n for _, n in chosen], alone=name is None)
+    except Exception as error:  # 损坏的、没有载入的、过大的常量
+        raise ValueError(f"{title}，是不是首尾相接的一叠看不出来：{error}") from error
     if reason:
         raise ValueError(f"{title}，不是首尾直接相接的一叠：{reason}；请用 name 指定一个")
     return [_key(scope, node, found) for _, node in chosen]
@@ -63,10 +67,29 @@ def _labels(found: Sequence[_Place]) -> str:
 
 
 def _key(scope: Scope, node: onnx.NodeProto, found: Sequence[_Place]) -> str:
-    """只指着这一个节点的名字：全名；没有名字或重名的用它的输出。"""
+    """只指着这一个节点的名字：全名；重名的用它的输出。"""
     label = scope.label(node)
     same = [n for s, n in found if s.label(n) == label]
-    return label if node.name and len(same) == 1 else next(filter(None, node.output))
+    return label if len(same) == 1 else next(filter(None, node.output))
+
+
+def origin(scope: Scope, name: str) -> tuple[int, str, tuple[Any, ...]]:
+    """``name`` 是从哪里来的：顺着 Identity 与 Cast 追到头。可能丢掉一部分数的 Cast 也记下，都一样才算同一个。"""
+    casts, seen = list[Any](), set[tuple[int, str]]()
+    home = scope.home(name)
+    while home is not None and (id(home), name) not in seen:  # 坏文件里可以绕成一圈
+        seen.add((id(home), name))
+        node = home.producer.get(name)
+        if node is None or not onnx_scopes.standard(node) or node.op_type not in ("Identity", "Cast"):
+            break
+        if not node.input or home.home(node.input[0]) is None:
+            break
+        if node.op_type == "Cast":
+            to = [a.i or a.s for a in node.attribute if a.name == "to"]
+            casts += [t for t in to if t not in _WHOLE]
+        name = node.input[0]
+        home = home.home(name)
+    return id(home), name, tuple(casts)
 
 
 def _named(found: Sequence[_Place], names: Sequence[str], where: str) -> list[_Place]:
@@ -106,8 +129,10 @@ class _Graph:
             odd = next((node for node in between if node.op_type not in MOVING), None)
             if odd is not None:
                 return f"{one} 与 {other} 之间隔着 {odd.op_type} 节点 {onnx_graph.node_label(odd)}"
-            if not self.merges(lower, upper, between):
-                return f"{other} 的输入不是 {one} 各方向输出的拼接（中间的节点换了次序或取了一部分）"
+            hidden = self.hidden(lower)
+            if hidden is None or not self.merges(lower, upper, between, hidden):
+                why = f"{other} 的输入不是 {one} 各方向输出的拼接（中间的节点换了次序或取了一部分）"
+                return f"{one} 没有写 hidden_size，R 又不是常量，看不出它有多宽" if hidden is None else why
             reason = self.elsewhere(lower, upper, between) if alone else None
             if reason:
                 return reason
@@ -132,11 +157,21 @@ class _Graph:
                 todo += node.input
         return [node for node in self.scope.nodes if any(node is f for f in found)]
 
-    def merges(self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]) -> bool:
+    def hidden(self, node: onnx.NodeProto) -> int | None:
+        """H：hidden_size 可以不写，那就看 R 的最后一维。"""
+        written = next((a.i for a in node.attribute if a.name == "hidden_size"), None)
+        if written is not None:
+            return written
+        r = self.constant(node.input[2]) if len(node.input) > 2 else None
+        return r.shape[-1] if r is not None and r.ndim else None
+
+    def merges(
+        self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto], hidden: int
+    ) -> bool:
         """中间这一段是不是把 Y 的各方向拼在一起，别的什么也没做：拿随机的 Y 跑几遍就知道。"""
         attributes = {a.name: helper.get_attribute_value(a) for a in lower.attribute}
         directions = 2 if attributes.get("direction") == b"bidirectional" else 1
-        hidden, layout = attributes.get("hidden_size", 0), attributes.get("layout", 0)
+        layout = attributes.get("layout", 0)
         if hidden <= 0 or not between or not lower.output[0]:
             return False
         evaluate = self.evaluator(lower.output[0], upper.input[0], between)

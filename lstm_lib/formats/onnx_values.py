@@ -61,7 +61,13 @@ class Values:
         if name in scope.sparse:
             return Unknown("是稀疏存放的常量，这里不读")
         if name in scope.initial:
-            return whole(numpy_helper.to_array(scope.initial[name]))
+            tensor = scope.initial[name]
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                raise ValueError(
+                    f"常量 {name} 的数在外部数据文件里，没有载入；请直接给 .onnx 的路径，"
+                    "或用 onnx.load(路径) 连同外部数据一起载入，不要 load_external_data=False"
+                )
+            return whole(numpy_helper.to_array(tensor))
         node = scope.producer.get(name)
         return self._input(scope, name) if node is None else self._output(scope, node, name)
 

@@ -68,7 +68,9 @@ def _mismatch(first: LSTM, layer: LSTM, k: int) -> str | None:
     if first.clip != layer.clip:
         return f"的 clip 是 {layer.clip}，第 0 层的是 {first.clip}"
     if not np.array_equal(np.array(first.lengths), np.array(layer.lengths)):
-        return "的各序列长度（sequence_lens）与第 0 层的不同"
+        unknown = isinstance(first.lengths, str) or isinstance(layer.lengths, str)
+        why = "要运行才知道，看不出与第 0 层的是不是同一个" if unknown else "与第 0 层的不同"
+        return f"的各序列长度（sequence_lens）{why}"
     return None
 
 

@@ -112,15 +112,17 @@ def lengths(given: ArrayLike | None, default: ArrayLike | str | None, steps: int
     """
     if given is None and isinstance(default, str):
         raise ValueError(f"{default}；调用时请用 lengths 传入各序列的长度")
+    title, hint = "lengths", ""
     if given is None and default is not None:
         given = default if np.ndim(default) else np.full(batch, default)
+        title, hint = "自带的 lengths（从 ONNX 读来的，是文件里的 sequence_lens）", "；请用 lengths 另给"
     if given is None:
         return None
     array = plain(given, "lengths")
     if array.shape != (batch,) or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"lengths 应是 {batch} 个整数，得到 {array.dtype} {array.shape}")
+        raise ValueError(f"{title} 应是 {batch} 个整数，得到 {array.dtype} {array.shape}{hint}")
     if (array < 1).any() or (array > steps).any():
-        raise ValueError(f"lengths 应在 1 与序列长度 {steps} 之间，得到 {array.tolist()}")
+        raise ValueError(f"{title} 应在 1 与序列长度 {steps} 之间，得到 {array.tolist()}{hint}")
     return None if (array == steps).all() else array
 
 
