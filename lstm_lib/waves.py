@@ -4,10 +4,13 @@ import numpy as np
 
 SAMPLE_RATE = 16000  # Hz，全书共用
 BLOCK = 16384  # 声音文件每次读写的样点数；多大都不影响结果
+LOUDEST = 1e12  # 绝对值再大就不是声音了（满幅是 1），多半是读错了类型；平方、滤波、网络里也不再可靠
+# libsndfile 写这些编码时自己会削到满幅，或本来就存得下更大的数
+CLIPPED = ("PCM_", "ALAC_", "FLOAT", "DOUBLE", "VORBIS", "OPUS", "MPEG_")
 
 
 def as_wave(wave, name: str = "wave") -> np.ndarray:
-    """检查并转成一维浮点波形；多声道、空形状、NaN、inf 都当场报错。"""
+    """检查并转成一维浮点波形；多声道、空形状、NaN、inf、大得离谱的数都当场报错。"""
     wave = np.asarray(wave)
     if wave.ndim != 1:
         raise ValueError(f"{name} 应是一维的单声道波形 (N,)，实际形状是 {wave.shape}。")
@@ -17,18 +20,31 @@ def as_wave(wave, name: str = "wave") -> np.ndarray:
         )
     if wave.dtype == np.float16:
         wave = wave.astype(np.float32)
-    if not np.isfinite(wave).all():
-        raise ValueError(f"{name} 含 NaN 或无穷大，第一个在第 {int(np.argmin(np.isfinite(wave)))} 个样点。")
+    bad = first_bad(wave)
+    if bad is not None:
+        raise ValueError(f"{name} 含 NaN、无穷大或大得离谱的数，第一个在第 {bad} 个样点。")
     return wave
+
+
+def first_bad(samples: np.ndarray) -> int | None:
+    """(N,) 或 (N, 声道) 里第一个是 NaN、无穷大或大得离谱（见 ``LOUDEST``）的样点在第几个；没有就是 None。"""
+    if not samples.size or np.abs(samples).max() <= LOUDEST:  # 有 NaN 时最大值是 NaN，不小于任何数
+        return None
+    bad = ~(np.abs(samples) <= LOUDEST)
+    return int(np.argmax(bad.reshape(len(samples), -1).any(axis=1)))
 
 
 def write_blocks(sink, wave: np.ndarray) -> None:
     """把波形 (N,) 或 (N, 声道) 一块一块地写进打开着的 ``soundfile.SoundFile``；凡是写声音都用它。
 
-    libsndfile 一次写两分钟以上的 Ogg，整个进程崩溃。
+    libsndfile 一次写两分钟以上的 Ogg（声道多时更短），整个进程崩溃；写 μ 律、A 律与 ADPCM 时超过满幅的样点，
+    变成别的数，或者也崩溃。
     """
-    for start in range(0, len(wave), BLOCK):
-        sink.write(wave[start : start + BLOCK])
+    clip = wave.dtype.kind == "f" and not sink.subtype.startswith(CLIPPED)
+    step = max(1, BLOCK // sink.channels)
+    for start in range(0, len(wave), step):
+        part = wave[start : start + step]
+        sink.write(np.clip(part, -1, 1) if clip else part)
 
 
 def energy(wave: np.ndarray) -> float:

@@ -205,6 +205,7 @@ SLOW = {
     },
     "test_recipes.py": {"test_a_recipe_runs_alone": 15},
     "test_stacks.py": {"test_the_other_exporter_too": 5},
+    "test_streaming.py": {"test_latency_is_the_longest_wait_not_the_first": 3},
     "test_symptoms.py": {"test_the_check_tells_the_sick_from_the_sound": 19},
     "test_corpus.py": {"test_speech_is_reproducible_in_a_fresh_process": 2},
     "test_site_build.py": {

@@ -644,6 +644,43 @@ def test_long_compressed_files_are_written(tmp_path, name):
     assert done.returncode == 0, done.stderr
 
 
+LOUD = """
+import sys, numpy as np
+from lstm_lib.enhance.audio import write_audio
+wave = np.sin(2 * np.pi * 200 * np.arange(1600) / 8000)
+for number, (ending, subtype) in enumerate(zip(sys.argv[2::2], sys.argv[3::2])):
+    for peak in (1.07, 2, 100, 1e9):
+        for name, samples in (("loud", peak * wave), ("flat", np.clip(peak * wave, -1, 1))):
+            write_audio(f"{sys.argv[1]}/{number}-{peak:g}-{name}.{ending}", samples, 8000, subtype)
+"""
+
+
+def test_too_loud_samples_are_clipped_in_every_encoding(tmp_path):
+    """libsndfile 写 μ 律、A 律与 ADPCM 时不削：超过满幅的变成别的数，再大就整个进程崩溃，所以另起进程。"""
+    kinds = (
+        "wav ULAW wav ALAW aiff ULAW wav IMA_ADPCM wav MS_ADPCM wav PCM_16 caf ALAC_16 flac PCM_24".split()
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", LOUD, tmp_path, *kinds], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    pairs = [(path, path.with_name(path.name.replace("loud", "flat"))) for path in tmp_path.glob("*loud*")]
+    assert len(pairs) == 32
+    for loud, flat in pairs:
+        assert loud.read_bytes() == flat.read_bytes(), loud.name
+
+
+def test_many_channels_do_not_kill_the_library(tmp_path):
+    code = (
+        "import sys, numpy as np; from lstm_lib.enhance.audio import write_audio;"
+        "write_audio(sys.argv[1], np.zeros((20000, 255), np.float32))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.ogg"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_ogg_rate_that_kills_the_library_is_refused(tmp_path):
     with pytest.raises(audio.AudioError, match="存不下 384000 Hz"):
         audio.write_audio(tmp_path / "a.ogg", noise(1000), 384000)

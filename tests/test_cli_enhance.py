@@ -168,6 +168,12 @@ def make_nan(path):
     soundfile.write(path, wave, 16000, subtype="FLOAT")
 
 
+def make_huge(path):
+    wave = noise(40000)
+    wave[33333] = -1e16
+    soundfile.write(path, wave, 16000, subtype="FLOAT")
+
+
 def make_broken_flac(path):
     soundfile.write(path, noise(88200), 44100)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -180,6 +186,7 @@ BAD_INPUTS = {
     "文本.wav": (lambda path: path.write_text("这不是声音"), "不是能识别的声音文件"),
     "零样点.wav": (lambda path: soundfile.write(path, np.zeros(0), 16000), "一个样点也没有"),
     "坏数.wav": (make_nan, "第 33333 个样点（从 0 数起）是 NaN"),
+    "大得离谱.wav": (make_huge, "第 33333 个样点（从 0 数起）是 NaN、无穷大，或大得不像声音"),
     "断了.flac": (make_broken_flac, "损坏或被截断"),
     "长" * 100 + ".wav": (lambda path: None, "名字太长"),
 }

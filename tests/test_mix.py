@@ -1,7 +1,9 @@
 """mix 混出的成对文件，与 evaluate --against 的对照。"""
 
 import filecmp
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,8 +91,43 @@ def test_what_is_already_there_is_never_overwritten(tree, tmp_path, capsys):  # 
     assert mix(tree, tmp_path / "out") == 1
     assert "已经有了" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.doc").read_text() == "x"
-    (tmp_path / "empty").mkdir()
-    assert mix(tree, tmp_path / "empty") == 0
+
+
+@pytest.mark.parametrize("kind", ["空的", "链接", "断的链接", "当前目录"])
+def test_where_the_pairs_go(tree, tmp_path, kind, monkeypatch):  # noqa: F811
+    """链接写到它指向的那一边；已经有的空文件夹留着，只往里放，当前目录也行。"""
+    home, out = tmp_path / "home", tmp_path / "out"
+    if kind != "断的链接":
+        home.mkdir()
+        home.chmod(0o750)
+    if "链接" in kind:
+        out.symlink_to(home)
+    elif kind == "当前目录":
+        monkeypatch.chdir(home)
+        out = Path(".")
+    else:
+        out = home
+    before = home.stat() if home.exists() else None
+    assert mix(tree, out) == 0
+    assert sorted(path.name for path in home.iterdir()) == ["clean", "noisy"]
+    assert before is None or (before.st_ino, before.st_mode) == (home.stat().st_ino, home.stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} == {"home", out.name} - {""}
+
+
+def test_half_moved_is_taken_back(tree, tmp_path, monkeypatch, capsys):  # noqa: F811
+    from lstm_lib.training import mixing
+
+    (tmp_path / "out").mkdir()
+    real = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == "noisy":
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(mixing.os, "replace", refuse)
+    assert mix(tree, tmp_path / "out") == 1 and list((tmp_path / "out").iterdir()) == []
+    capsys.readouterr()
 
 
 def test_a_stop_half_way_leaves_nothing_behind(tree, tmp_path, monkeypatch, capsys):  # noqa: F811

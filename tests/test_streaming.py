@@ -193,6 +193,18 @@ def test_any_rate_refuses_a_wrong_channel_count():
         AnyRateEnhancer(identity, 48000, 2).process(np.zeros((10, 3)))
 
 
+def test_latency_is_the_longest_wait_not_the_first():
+    """1000 Hz 时两个重采样器的节拍要过十几秒才最不凑巧：真的一个个样点地送，等得最久的就是 latency。"""
+    enhancer = AnyRateEnhancer(identity, 1000, 1)
+    received = emitted = worst = 0
+    for _ in range(17000):
+        received, before = received + 1, emitted
+        emitted += len(enhancer.process(np.zeros((1, 1), np.float32)))
+        if emitted > before:
+            worst = max(worst, received - before)
+    assert worst == enhancer.latency > 1000
+
+
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_any_rate_refuses_a_nan_and_goes_on_as_if_it_had_not_come(rate):
     """坏的一块当场说，指的是送进来的样点；各声道、重采样的滤波器都没有往前走。"""
@@ -201,7 +213,7 @@ def test_any_rate_refuses_a_nan_and_goes_on_as_if_it_had_not_come(rate):
         block = rng.uniform(-0.5, 0.5, (rate // 100, 2)).astype(np.float32)
         if number % 10 == 3:
             bad = block.copy()
-            bad[7, 1] = np.nan if number < 20 else np.inf
+            bad[7, 1] = (np.nan, np.inf, -1e16)[number // 10]
             with pytest.raises(ValueError, match="第 7 个样点"):
                 enhancers[0].process(bad)
         outputs = [enhancer.process(block) for enhancer in enhancers]

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_lib.enhance.containers import JOINED, ContainerError, examine, flac_end
 from lstm_lib.files import REASONS, atomic_path, c_path
-from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, write_blocks
+from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, first_bad, write_blocks
 
 N_FFT = 512
 HOP_LENGTH = 256
@@ -351,12 +351,12 @@ def check_rate(rate: float, what) -> None:
 
 
 def check_samples(samples: np.ndarray, path, start: int = 0) -> np.ndarray:
-    """样点里有 NaN 或无穷大时报错，说明文件与位置；``start`` 是这一块在文件里的起点。"""
-    bad = ~np.isfinite(samples)
-    if bad.any():
-        first = start + int(np.argmax(bad.reshape(len(samples), -1).any(axis=1)))
+    """样点里有 NaN、无穷大或大得离谱的数时报错，说明文件与位置；``start`` 是这一块在文件里的起点。"""
+    bad = first_bad(samples)
+    if bad is not None:
         raise AudioError(
-            f"{path} 的第 {first} 个样点（从 0 数起）是 NaN 或无穷大；请检查产生这个文件的程序，修好再来。"
+            f"{path} 的第 {start + bad} 个样点（从 0 数起）是 NaN、无穷大，或大得不像声音（满幅是 1）；"
+            "请检查产生这个文件的程序，修好再来。"
         )
     return samples
 

@@ -137,7 +137,7 @@ class Carried(torch.nn.Module):
 def train(
     data: corpus.TrainingData, recipe: Recipe, progress: bool = True, title: str = "训练网络"
 ) -> tuple[IRMNetwork, dict]:
-    """按配方训练，返回网络（推理模式）与训练过程；种子固定，同一台机器上结果逐比特相同。"""
+    """按配方训练，返回网络（推理模式）与训练过程；种子固定，同一台机器上结果逐位相同。"""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -195,7 +195,7 @@ def one_cycle(step: int, steps: int, peak: float) -> tuple[float, float]:
 
     前 5% 的步数，学习率按余弦从 ``peak`` / 25 升到 ``peak``，此后按余弦降到 ``peak`` / 250000；β₁ 反过来，
     从 0.95 降到 0.85 再升回去（Smith 与 Topin，2017）。与 torch 的 ``OneCycleLR(pct_start=0.05)``
-    逐比特相同，但只看步数：断点续训不必另存什么。升温段恰好是一步（20 步）时，torch 会除以零，这里直接取最高。
+    逐位相同，但只看步数：断点续训不必另存什么。升温段恰好是一步（20 步）时，torch 会除以零，这里直接取最高。
     """
     low, least = peak / 25, peak / 25 / 1e4
     top, last = 0.05 * steps - 1, steps - 1

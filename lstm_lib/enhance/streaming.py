@@ -16,7 +16,7 @@ import soxr
 
 from lstm_lib.enhance.audio import N_FFT, windows
 from lstm_lib.enhance.config import REPAIRED, NetworkConfig
-from lstm_lib.waves import SAMPLE_RATE, as_wave
+from lstm_lib.waves import SAMPLE_RATE, as_wave, first_bad
 
 # 掩蔽函数：(幅度谱一帧 (input_size,)、状态) → (掩蔽 (频点数,)、新状态)。状态是什么由引擎自己定，None 表示从头开始
 MaskStep = Callable[[np.ndarray, object], tuple[np.ndarray, object]]
@@ -120,7 +120,7 @@ class StreamingEnhancer:
         返回:
             (M,)，float32；M 是帧移的整数倍，可为 0。
         抛出:
-            ValueError: 形状不对，或有 NaN、无穷大；状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN
+            ValueError: 形状不对，或有 NaN、无穷大、大得离谱的数；状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN
         """
         block = as_wave(block, "block").astype(np.float32, copy=False)
         samples = np.concatenate([self._pending, block])
@@ -199,7 +199,7 @@ class AnyRateEnhancer:
         返回:
             (M, 声道)，float32。
         抛出:
-            ValueError: 声道数不对，或有 NaN、无穷大；状态不变
+            ValueError: 声道数不对，或有 NaN、无穷大、大得离谱的数；状态不变
         """
         return self._run(block, last=False)
 
@@ -214,9 +214,9 @@ class AnyRateEnhancer:
         block = np.asarray(block, np.float32)
         if block.ndim != 2 or block.shape[1] != len(self._enhancers):
             raise ValueError(f"block 的形状应为 (N, {len(self._enhancers)})，实际是 {block.shape}。")
-        finite = np.isfinite(block).all(1)  # 赶在重采样之前：滤波器也有状态，各声道还要一同往前走
-        if not finite.all():
-            raise ValueError(f"block 含 NaN 或无穷大，第一个在第 {int(np.argmin(finite))} 个样点。")
+        bad = first_bad(block)  # 赶在重采样之前：滤波器也有状态，各声道还要一同往前走
+        if bad is not None:
+            raise ValueError(f"block 含 NaN、无穷大或大得离谱的数，第一个在第 {bad} 个样点。")
         self._received += len(block)
         low = self._down.resample_chunk(block, last=last) if self._down else block
         columns = [enhancer.process(low[:, i]) for i, enhancer in enumerate(self._enhancers)]
@@ -229,33 +229,26 @@ class AnyRateEnhancer:
         return output
 
 
-class _Through:
-    """不改声音的链，只有延迟：量延迟用。"""
-
-    def __init__(self, latency: int, hop: int):
-        self.latency, self.hop = latency, hop
-
-    def process(self, samples: np.ndarray) -> np.ndarray:
-        return np.zeros_like(samples)
-
-    def reset(self) -> None:
-        pass
-
-    def fork(self) -> Self:
-        return self
-
-
 @lru_cache
 def _measured_latency(sample_rate: float, latency: int, hop: int, quality: str) -> int:
-    """一毫秒一毫秒地送进一秒静音，看“已经送进的”最多领先“已经出来的”多少。"""
+    """一毫秒一毫秒地送进一分钟静音，看“已经送进的”最多领先“已经出来的”多少。
+
+    两个重采样器各有节拍，要过几十秒，最不凑巧的一刻才会碰上。只数样点，不真的增强。
+    """
     if sample_rate == SAMPLE_RATE:
         return latency
-    enhancer = AnyRateEnhancer(_Through(latency, hop), sample_rate, 1, quality=quality)
-    step, received, emitted, worst = max(1, round(sample_rate / 1000)), 0, 0, 0
-    for _ in range(1000):
+    down = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, "float32", quality)
+    up = soxr.ResampleStream(SAMPLE_RATE, sample_rate, 1, "float32", quality)
+    step = max(1, round(sample_rate / 1000))
+    silence = np.zeros((step, 1), np.float32)
+    received = low = through = emitted = worst = 0
+    for _ in range(round(60 * sample_rate / step)):
         received += step
-        before = emitted
-        emitted += len(enhancer.process(np.zeros((step, 1), np.float32)))
-        if emitted > before:
-            worst = max(worst, received - before)
+        low += len(down.resample_chunk(silence))
+        ready = max(low // hop * hop - (latency - hop), 0)  # 头几帧吐出的在信号之外，见 StreamingEnhancer
+        if ready > through:
+            before, more = emitted, np.zeros((ready - through, 1), np.float32)
+            emitted, through = emitted + len(up.resample_chunk(more)), ready
+            if emitted > before:
+                worst = max(worst, received - before)
     return worst

@@ -27,10 +27,11 @@ def mix(data, out, count: int, seconds: float, snrs, level_db, seed: int, progre
         say(line)
     for bad in found.bad[:5]:
         say(f"跳过 {bad.path}：{bad.reason}")
-    length, out = round(seconds * SAMPLE_RATE), Path(out)
+    length, out = round(seconds * SAMPLE_RATE), Path(os.path.realpath(out))  # 符号链接写到它指向的那一边
     segments = [Segments(found.train, length, (snr, snr), level_db, seed, join=True) for snr in snrs]
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=".mix-"))
+    there = out.is_dir()  # 已经有的文件夹留着，只往里放：它可能是挂载点，也可能正是当前目录
+    temporary = Path(tempfile.mkdtemp(dir=out if there else out.parent, prefix=".mix-"))
     unreadable = {}
     try:
         for side in ("clean", "noisy"):
@@ -46,7 +47,23 @@ def mix(data, out, count: int, seconds: float, snrs, level_db, seed: int, progre
             for side, wave in (("clean", clean), ("noisy", noisy)):
                 # 浮点的 wav 头里有写的时刻，同样的命令字节就不同
                 write_audio(temporary / side / name, gain * wave, subtype="PCM_24")
-        os.chmod(temporary, 0o755)
-        os.replace(temporary, out)
+        if there:
+            _move_in(temporary, out)
+        else:
+            os.chmod(temporary, 0o755)
+            os.replace(temporary, out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _move_in(temporary: Path, out: Path) -> None:
+    """两个文件夹搬进 ``out``，要么都在，要么都不在。"""
+    sides = [path.name for path in sorted(temporary.iterdir())]
+    try:
+        for side in sides:
+            os.replace(temporary / side, out / side)
+    except OSError:
+        for side in sides:
+            if not (temporary / side).exists():
+                shutil.rmtree(out / side, ignore_errors=True)
+        raise
