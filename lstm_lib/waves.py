@@ -37,13 +37,12 @@ def first_bad(samples: np.ndarray) -> int | None:
 def write_blocks(sink, wave: np.ndarray) -> None:
     """把波形 (N,) 或 (N, 声道) 一块一块地写进打开着的 ``soundfile.SoundFile``；凡是写声音都用它。
 
-    libsndfile 一次写两分钟以上的 Ogg（声道多时更短），整个进程崩溃；写 μ 律、A 律与 ADPCM 时超过满幅的样点，
+    libsndfile 一次写两分钟以上的 Ogg，整个进程崩溃；写 μ 律、A 律与 ADPCM 时超过满幅的样点，
     变成别的数，或者也崩溃。
     """
     clip = wave.dtype.kind == "f" and not sink.subtype.startswith(CLIPPED)
-    step = max(1, BLOCK // sink.channels)
-    for start in range(0, len(wave), step):
-        part = wave[start : start + step]
+    for start in range(0, len(wave), BLOCK):
+        part = wave[start : start + BLOCK]
         sink.write(np.clip(part, -1, 1) if clip else part)
 
 

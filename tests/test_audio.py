@@ -670,15 +670,16 @@ def test_too_loud_samples_are_clipped_in_every_encoding(tmp_path):
         assert loud.read_bytes() == flat.read_bytes(), loud.name
 
 
-def test_many_channels_do_not_kill_the_library(tmp_path):
-    code = (
-        "import sys, numpy as np; from lstm_lib.enhance.audio import write_audio;"
-        "write_audio(sys.argv[1], np.zeros((20000, 255), np.float32))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.ogg"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def test_ogg_channels_that_kill_the_library_are_refused(tmp_path):
+    """255 个声道写得了，256 个 libsndfile 收尾时整个进程崩溃；命令行也先说，不留下临时文件。"""
+    audio.write_audio(tmp_path / "a.ogg", np.zeros((200, 255), np.float32))
+    with pytest.raises(audio.AudioError, match="存不下 256 个声道"):
+        audio.write_audio(tmp_path / "b.ogg", np.zeros((200, 256), np.float32))
+    audio.write_audio(tmp_path / "c.wav", np.zeros((2000, 256), np.float32))
+    command = [sys.executable, "-m", "lstm_lib", "enhance", "-q", tmp_path / "c.wav", tmp_path / "d.ogg"]
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 1 and "存不下 256 个声道" in done.stderr, done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ogg", "c.wav"]
 
 
 def test_ogg_rate_that_kills_the_library_is_refused(tmp_path):

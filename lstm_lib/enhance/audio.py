@@ -31,6 +31,7 @@ BINS = N_FFT // 2 + 1
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16", ".opus": "OPUS"}
 CONTAINERS = {".opus": "OGG", ".aif": "AIFF"}  # 别的扩展名就是格式的名字
 OGG_RATE = 200_000  # 再高，libvorbis 不收，libsndfile 却不查，整个进程崩溃
+OGG_CHANNELS = 255  # 头里声道数只有一个字节；再多，同样崩溃
 RATES = (1000, 3_072_000)  # 低于前者放不下语音，重采样还会把它放大成千上万倍；后者是最快的录音机的几倍
 UNREAD = 1 << 14  # 读完之后剩这么多字节以内是标签与填充
 STDIN = Path("/dev/stdin")
@@ -476,6 +477,8 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     if container == "OGG" and sample_rate > OGG_RATE:
         raise AudioError(f"{path.suffix} 存不下 {sample_rate} Hz 的声音，写不成 {path}；请改成 .wav。")
     channels = wave.shape[1] if wave.ndim == 2 else 1
+    if container == "OGG" and channels > OGG_CHANNELS:
+        raise AudioError(f"{path.suffix} 存不下 {channels} 个声道，写不成 {path}；请改成 .wav。")
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(
