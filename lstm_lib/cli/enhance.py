@@ -199,14 +199,13 @@ def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
 
-    from lstm_lib.enhance.audio import OGG_CHANNELS, OGG_RATE, said
+    from lstm_lib.enhance.audio import said, too_much
 
     path = Path(os.path.realpath(path))  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
-    if container == "OGG" and source.samplerate > OGG_RATE:
-        raise UserError(f"{path.suffix} 存不下 {source.samplerate} Hz 的声音；请把输出改成 .wav。")
-    if container == "OGG" and source.channels > OGG_CHANNELS:
-        raise UserError(f"{path.suffix} 存不下 {source.channels} 个声道；请把输出改成 .wav。")
+    excess = too_much(container, source.samplerate, source.channels)
+    if excess:
+        raise UserError(f"{path.suffix} 存不下 {excess}；请把输出改成 .wav。")
     with contextlib.ExitStack() as stack:
         stack.enter_context(tidy_folders(path))
         try:

@@ -351,6 +351,13 @@ def check_rate(rate: float, what) -> None:
         )
 
 
+def too_much(container: str, rate: float, channels: int) -> str | None:
+    """这种格式存不下的是什么：libsndfile 不查，写起来整个进程崩溃；存得下是 None。"""
+    if container == "OGG" and rate > OGG_RATE:
+        return f"{rate} Hz 的声音"
+    return f"{channels} 个声道" if container == "OGG" and channels > OGG_CHANNELS else None
+
+
 def check_samples(samples: np.ndarray, path, start: int = 0) -> np.ndarray:
     """样点里有 NaN、无穷大或大得离谱的数时报错，说明文件与位置；``start`` 是这一块在文件里的起点。"""
     bad = first_bad(samples)
@@ -474,11 +481,10 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     kinds = soundfile.available_subtypes(container)
     if subtype is not None and subtype.upper() not in kinds:
         raise AudioError(f"{path.suffix} 不能用 {subtype} 编码，写不成 {path}；可选：{'、'.join(kinds)}。")
-    if container == "OGG" and sample_rate > OGG_RATE:
-        raise AudioError(f"{path.suffix} 存不下 {sample_rate} Hz 的声音，写不成 {path}；请改成 .wav。")
     channels = wave.shape[1] if wave.ndim == 2 else 1
-    if container == "OGG" and channels > OGG_CHANNELS:
-        raise AudioError(f"{path.suffix} 存不下 {channels} 个声道，写不成 {path}；请改成 .wav。")
+    excess = too_much(container, sample_rate, channels)
+    if excess:
+        raise AudioError(f"{path.suffix} 存不下 {excess}，写不成 {path}；请改成 .wav。")
     with atomic_path(path) as temporary:
         try:
             with soundfile.SoundFile(

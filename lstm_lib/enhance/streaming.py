@@ -122,7 +122,10 @@ class StreamingEnhancer:
         抛出:
             ValueError: 形状不对，或有 NaN、无穷大、大得离谱的数；状态不变：一个 NaN 进了 h、c，以后每一帧都是 NaN
         """
-        block = as_wave(block, "block").astype(np.float32, copy=False)
+        return self._take(as_wave(block, "block").astype(np.float32, copy=False))
+
+    def _take(self, block: np.ndarray) -> np.ndarray:
+        """同 :meth:`process`，``block`` 已经查过：重采样会略微超出送进来的，不能到这里又嫌大。"""
         samples = np.concatenate([self._pending, block])
         whole = len(samples) // self._hop * self._hop
         output = self._advance(samples[:whole])
@@ -188,7 +191,10 @@ class AnyRateEnhancer:
 
     @property
     def latency(self) -> int:
-        """从一个样点送进来到它的结果出来，最多隔多少个样点（``sample_rate`` 下的）。"""
+        """从一个样点送进来到它的结果出来，最多隔多少个样点（``sample_rate`` 下的）。
+
+        拿一分钟的静音量出来；更长的声音里，有的采样率偶尔还会多等几个样点。
+        """
         return _measured_latency(self.sample_rate, *self._delays)
 
     def process(self, block: np.ndarray) -> np.ndarray:
@@ -219,7 +225,7 @@ class AnyRateEnhancer:
             raise ValueError(f"block 含 NaN、无穷大或大得离谱的数，第一个在第 {bad} 个样点。")
         self._received += len(block)
         low = self._down.resample_chunk(block, last=last) if self._down else block
-        columns = [enhancer.process(low[:, i]) for i, enhancer in enumerate(self._enhancers)]
+        columns = [enhancer._take(low[:, i]) for i, enhancer in enumerate(self._enhancers)]
         if last:
             columns = [np.append(c, e.flush()) for c, e in zip(columns, self._enhancers, strict=True)]
         output = np.stack(columns, axis=1)

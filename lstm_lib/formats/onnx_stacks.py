@@ -126,14 +126,9 @@ class _Graph:
             if not any(node is lower for node in between):
                 return f"{other} 的输入不是由 {one} 算出的"
             between = [node for node in between if node is not lower]
-            odd = next((node for node in between if node.op_type not in MOVING), None)
-            if odd is not None:
-                return f"{one} 与 {other} 之间隔着 {odd.op_type} 节点 {onnx_graph.node_label(odd)}"
-            hidden = self.hidden(lower)
-            if hidden is None or not self.merges(lower, upper, between, hidden):
-                why = f"{other} 的输入不是 {one} 各方向输出的拼接（中间的节点换了次序或取了一部分）"
-                return f"{one} 没有写 hidden_size，R 又不是常量，看不出它有多宽" if hidden is None else why
-            reason = self.elsewhere(lower, upper, between) if alone else None
+            reason = self.apart(lower, upper, between)
+            if reason is None and alone:
+                reason = self.elsewhere(lower, upper, between)
             if reason:
                 return reason
         for node in chosen:
@@ -164,6 +159,21 @@ class _Graph:
             return written
         r = self.constant(node.input[2]) if len(node.input) > 2 else None
         return r.shape[-1] if r is not None and r.ndim else None
+
+    def apart(
+        self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto]
+    ) -> str | None:
+        """中间这一段不只是把 ``lower`` 各方向的输出拼起来的缘由。"""
+        one, other = onnx_graph.node_label(lower), onnx_graph.node_label(upper)
+        odd = next((node for node in between if node.op_type not in MOVING), None)
+        if odd is not None:
+            return f"{one} 与 {other} 之间隔着 {odd.op_type} 节点 {onnx_graph.node_label(odd)}"
+        hidden = self.hidden(lower)
+        if hidden is None:
+            return f"{one} 没有写 hidden_size，R 又不是常量，看不出它有多宽"
+        if not self.merges(lower, upper, between, hidden):
+            return f"{other} 的输入不是 {one} 各方向输出的拼接（中间的节点换了次序或取了一部分）"
+        return None
 
     def merges(
         self, lower: onnx.NodeProto, upper: onnx.NodeProto, between: Sequence[onnx.NodeProto], hidden: int

@@ -204,6 +204,7 @@ class NativeNetwork(NativeLSTM):
     def __init__(self, data: bytes, config: LSTMConfig, dtype: str = "float32", level: str | None = None):
         config = replace(config, batch_first=False)
         self._open(config, data, dtype, level)
+        self._columns = config.num_directions * config.output_size  # 一帧输出多宽；逐帧要用，只算一次
 
     @property
     def plain(self) -> bool:
@@ -220,8 +221,8 @@ class NativeNetwork(NativeLSTM):
         抛出:
             ValueError: 最后一维不是 D
         """
-        model, lib, h = self._model, self._lib, np.ascontiguousarray(h, FLOAT32)
-        width = self.config.num_directions * self.config.output_size
+        model, lib, width = self._model, self._lib, self._columns
+        h = np.ascontiguousarray(h, FLOAT32)
         if h.shape[-1] != width:
             raise ValueError(f"h 的最后一维应为 {width}（LSTM 一帧输出的宽度），得到的形状是 {h.shape}")
         if self.plain:
