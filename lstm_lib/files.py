@@ -184,6 +184,10 @@ REASONS = {
 }
 
 
+# 写声音的库只说没有写成，不说缘由
+DISK_FULL = "写到一半写不下去了，多半是磁盘满了；请腾出空间或换一个位置。"
+
+
 def os_reason(error: OSError) -> str:
     """操作系统报的错，用中文说；消息里没有错误号的（本书自己抛的）原样返回。"""
     if error.errno is None:

@@ -87,6 +87,22 @@ def test_subtype_falls_back_to_the_nearest(run, source_subtype, target, expected
     assert soundfile.info(target).subtype == expected
 
 
+@pytest.mark.parametrize(
+    ("source_subtype", "target", "expected"),
+    [
+        ("ALAC_16", "b.wav", "PCM_16"),
+        ("ALAC_20", "b.wav", "PCM_24"),
+        ("ALAC_24", "b.flac", "PCM_24"),
+        ("ALAC_32", "b.wav", "PCM_32"),
+        ("ALAC_32", "b.flac", "PCM_24"),
+    ],
+)
+def test_lossless_source_keeps_its_depth(run, source_subtype, target, expected):
+    soundfile.write("a.caf", noise(4000), 16000, subtype=source_subtype)
+    assert run("a.caf", target)[0] == 0
+    assert soundfile.info(target).subtype == expected
+
+
 def test_lossy_source_becomes_plain_16_bit_wav(run):
     soundfile.write("a.mp3", noise(8000), 16000)
     assert run("a.mp3", "b.wav")[0] == 0

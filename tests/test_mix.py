@@ -77,12 +77,36 @@ def test_only_the_wanted_files_are_used(tmp_path, capsys):
         (["--snr", "900"], "不是合理的分贝数"),
         (["--snr", "nan"], "不是合理的分贝数"),
         (["--seconds", "0.01"], "太短"),
+        (["--seconds", "1e9"], "内存"),
+        (["--snr", "0", "110"], "较轻的一路只有约 -140 dBFS"),
+        (["--level", "-180", "-18"], "较轻的一路只有约 -190 dBFS"),
     ],
 )
 def test_bad_numbers_are_refused(tree, tmp_path, capsys, more, message):  # noqa: F811
     assert mix(tree, tmp_path / "out", *more) == 1
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_faint_mixtures_still_have_the_snr_in_their_name(tree, tmp_path):  # noqa: F811
+    assert mix(tree, tmp_path / "out", "--level", "-60", "-60", "--snr", "-66", "66") == 0
+    for path in (tmp_path / "out" / "clean").iterdir():
+        clean, noisy = (soundfile.read(tmp_path / "out" / side / path.name)[0] for side in ("clean", "noisy"))
+        snr = 10 * np.log10(np.sum(clean**2) / np.sum((noisy - clean) ** 2))
+        assert snr == pytest.approx(float(path.stem.split("_")[1].removesuffix("dB")), abs=0.1)
+
+
+def test_full_disk_names_the_users_folder_and_leaves_nothing(tree, tmp_path, capsys):  # noqa: F811
+    resource = pytest.importorskip("resource")
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    try:
+        code = mix(tree, tmp_path / "深" / "一层" / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    said = capsys.readouterr().err
+    assert code == 1 and f"{tmp_path / '深' / '一层' / 'out' / 'clean'}" in said and "磁盘满了" in said
+    assert ".mix-" not in said and list(tmp_path.iterdir()) == []
 
 
 def test_what_is_already_there_is_never_overwritten(tree, tmp_path, capsys):  # noqa: F811

@@ -17,7 +17,7 @@ import soundfile
 import torch
 from conftest import ROOT
 
-from lstm_lib.enhance.audio import read_audio
+from lstm_lib.enhance.audio import AudioError, read_audio
 from lstm_lib.enhance.config import DOCUMENT, NetworkConfig
 from lstm_lib.enhance.loss import si_sdr_loss
 from lstm_lib.enhance.scores import si_sdr
@@ -134,6 +134,23 @@ def test_segment_equals_a_slice_of_the_whole_file(tmp_path, suffix, rate):
         assert segment.dtype == np.float32 and segment.shape == (length,)
         difference = np.abs(segment - whole[start : start + length]).max()
         assert difference < 2e-4, f"{rate} Hz 从 {start} 起的片段与整读的差 {difference}"
+
+
+@pytest.mark.parametrize(("subtype", "rate"), [("GSM610", 8000), ("G721_32", 8000), ("NMS_ADPCM_16", 16000)])
+def test_segments_of_files_that_cannot_seek(tmp_path, subtype, rate):
+    """电话录音机常用的编码：库跳不到半中间，就从头解过去。"""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, voiced(150, 4.0, rate), rate, subtype=subtype)
+    with soundfile.SoundFile(path) as file:
+        assert not file.seekable()
+        frames = file.frames
+    whole = read_audio(path)
+    for start, length in ((0, 1600), (5003, 3200), (40000, 3200)):  # 最后一处略过不止一块
+        segment = read_segment(path, frames, rate, start, length)
+        assert np.abs(segment - whole[start : start + length]).max() < 2e-4
+    path.write_bytes(path.read_bytes()[:-4000])
+    with pytest.raises(AudioError, match="短了"):
+        read_segment(path, frames, rate, 60000, 3200)
 
 
 def test_segment_past_the_end_is_padded_with_zeros(tmp_path):
@@ -661,6 +678,11 @@ def test_tensorboard_written_or_clearly_missing(tree, tmp_path, monkeypatch):
         (["--workers", "100000"], 2, "100000 个太多"),
         (["--speech", ".", "--noise", ".", "--batch", "100000000"], 1, "GB 内存"),
         (["--out", "a.safetensors", "--batch", "100000000"], 1, "GB 内存"),
+        (["--speech", ".", "--noise", ".", "--layers", "100000000"], 1, "--layers 100000000"),
+        (["--out", "a.safetensors", "--hidden", "100000000"], 1, "--hidden 100000000"),
+        (["--speech", ".", "--noise", ".", "--seed", str(1 << 64)], 2, "--seed"),
+        (["--speech", ".", "--noise", ".", "--steps", "1" + 20 * "0"], 2, "2 的 63 次方"),
+        (["--speech", ".", "--noise", ".", "--lr", "1e39"], 2, "常用的是"),
         (["--out", "/proc/a.safetensors"], 1, "--out /proc/a.safetensors：没有权限在 /proc 里写文件"),
         (["--speech", ".", "--noise", ".", "--out", "/proc/a"], 1, "--out /proc/a：没有权限"),
     ],

@@ -19,6 +19,8 @@ def natural(text):
         raise argparse.ArgumentTypeError(f"{text!r} 不是整数") from None
     if value < 0:
         raise argparse.ArgumentTypeError("不能是负数")
+    if value >= 1 << 63:
+        raise argparse.ArgumentTypeError("太大了，要小于 2 的 63 次方")
     return value
 
 
@@ -37,6 +39,13 @@ def positive_number(text):
         raise argparse.ArgumentTypeError("要是一个有限的数")
     if value <= 0:
         raise argparse.ArgumentTypeError("要大于零")
+    return value
+
+
+def learning_rate(text):
+    value = positive_number(text)
+    if value > 1000:  # Adam 一步大约走这么远，权重却多半小于 1
+        raise argparse.ArgumentTypeError("太大了，要不大于 1000；常用的是 0.0001 到 0.01")
     return value
 
 

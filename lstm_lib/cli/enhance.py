@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_lib.cli import UserError, check_writable
-from lstm_lib.files import REASONS, atomic_path, c_path, os_reason, tidy_folders
+from lstm_lib.files import DISK_FULL, REASONS, atomic_path, c_path, os_reason, tidy_folders
 
 FORMATS = {
     ".wav": "WAV",
@@ -27,12 +27,17 @@ FORMATS = {
 }
 # 可以照搬给输出的样点类型；别的（mp3、ADPCM 等）换成输出格式自己的默认类型
 KEPT_SUBTYPES = {"PCM_S8", "PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW"}
-NEAREST_SUBTYPE = {
-    "PCM_U8": "PCM_S8",
-    "PCM_S8": "PCM_U8",
-    "PCM_32": "PCM_24",
-    "FLOAT": "PCM_24",
-    "DOUBLE": "PCM_24",
+# 输出格式没有输入的样点类型时依次试的：一样细或更细的在前
+NEAREST_SUBTYPES = {
+    "PCM_U8": ("PCM_S8",),
+    "PCM_S8": ("PCM_U8",),
+    "PCM_32": ("PCM_24",),
+    "FLOAT": ("PCM_24",),
+    "DOUBLE": ("PCM_24",),
+    "ALAC_20": ("PCM_24",),
+    "ALAC_24": ("PCM_24",),
+    "ALAC_32": ("PCM_32", "PCM_24"),
+    "DWVW_24": ("PCM_24",),
 }
 BYTES = {
     "PCM_S8": 1,
@@ -45,7 +50,6 @@ BYTES = {
     "FLOAT": 4,
     "DOUBLE": 8,
 }
-DISK_FULL = "输出写到一半写不下去了，多半是磁盘满了；请腾出空间或换一个位置。"
 RIFF_LIMIT = 0xFFFF0000  # 普通 wav 的长度字段只有 32 位
 DESCRIPTION = """\
 增强一个声音文件：用本书训练的网络压低噪声。
@@ -182,7 +186,7 @@ def output_format(path: Path, source) -> tuple[str, str]:
 
     container = FORMATS[path.suffix.lower()]
     subtype = soundfile.default_subtype(container)
-    for candidate in (source.subtype, NEAREST_SUBTYPE.get(source.subtype)):
+    for candidate in (source.subtype, *NEAREST_SUBTYPES.get(source.subtype, ())):
         if candidate in KEPT_SUBTYPES and soundfile.check_format(container, candidate):
             subtype = candidate
             break
@@ -227,7 +231,7 @@ def new_audio(path: Path, source):
             with sink:
                 yield sink
         except soundfile.SoundFileError as error:  # 收尾写文件头时才发现写不下
-            raise UserError(DISK_FULL) from error
+            raise UserError(f"{path} {DISK_FULL}") from error
 
 
 def load_chain(model, engine, quiet):
@@ -239,7 +243,8 @@ def load_chain(model, engine, quiet):
         engine = engines.preferred()
         if engine == "numpy" and not quiet:
             warn(
-                "这里编译不了 C 内核，改用 NumPy 计算，结果只差舍入，慢几倍；python -m lstm_lib doctor 说怎么补。"
+                "这里编译不了 C 内核，或者缓存文件夹写不了，改用 NumPy 计算，结果只差舍入，慢几倍；"
+                "python -m lstm_lib doctor 说是哪一样、怎么补。"
             )
     try:
         engines.offers()[engine].check()  # 缺什么先说，别等训练完
@@ -292,7 +297,7 @@ def write(sink, block, tally) -> None:
     try:
         write_blocks(sink, block)
     except (soundfile.SoundFileError, AssertionError) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
-        raise UserError(DISK_FULL) from error
+        raise UserError(f"输出{DISK_FULL}") from error
 
 
 def as_integers(block: np.ndarray, bits: int) -> np.ndarray:

@@ -4,8 +4,14 @@ from pathlib import Path
 
 from lstm_lib.cli import UserError, check_writable
 from lstm_lib.cli._values import add_max_bad, natural, number, positive, positive_number
+from lstm_lib.cli.doctor import physical_memory
 from lstm_lib.cli.evaluate import progress
 from lstm_lib.files import os_reason
+from lstm_lib.waves import SAMPLE_RATE
+
+# 写成 24 位：一格是 -138 dBFS，舍入的误差约 -149 dBFS；较轻的一路再低，信噪比就不是名字里写的了
+FAINTEST = -126  # dBFS，均方根
+MIXING_BYTES = 64  # 混一段时每个样点约占的字节：两路语音与噪声，各有几份 float64
 
 DESCRIPTION = """\
 用语音与噪声混出成对的（纯净、带噪）文件：给 evaluate 打分，或给 train 作 --valid。
@@ -63,9 +69,20 @@ def run(args) -> int:
             raise UserError(f"{option} {' '.join(f'{v:g}' for v in values)}：不是合理的分贝数。")
     if args.level[0] > args.level[1]:
         raise UserError(f"--level {args.level[0]:g} {args.level[1]:g}：要先低后高。")
+    faintest = args.level[0] - max(abs(snr) for snr in args.snr)
+    if faintest < FAINTEST:
+        raise UserError(
+            f"--level {args.level[0]:g} 与 --snr {max(args.snr, key=abs):g}：较轻的一路只有约 {faintest:g} dBFS，"
+            f"24 位的 wav 存不准（至少要 {FAINTEST} dBFS）；请把电平调高，或让信噪比离零近些。"
+        )
     if args.seconds < 0.1:
         raise UserError(
             f"--seconds {args.seconds:g}：太短，打不了分；至少 0.1 秒，STOI 要 0.4 秒以上的语音。"
+        )
+    need, have = args.seconds * SAMPLE_RATE * MIXING_BYTES / 1e9, physical_memory()
+    if have is not None and need > have:
+        raise UserError(
+            f"--seconds {args.seconds:g}：混一段约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；请改小。"
         )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"--out {out} 已经有了，里面的东西不能盖掉；请换一个名字，或先移走它。")

@@ -8,6 +8,7 @@ from lstm_lib.cli._values import (
     add_max_bad,
     below_one,
     fraction,
+    learning_rate,
     natural,
     positive,
     positive_number,
@@ -49,6 +50,7 @@ unreadable.txt（跳过的文件）。
 # 内置语料上能改的配方：命令行参数的名字 → 配方里的名字
 RECIPE_FIELDS = {"steps": "steps", "batch": "batch", "lr": "learning_rate", "clip": "clip", "seed": "seed"}
 CPU_BYTES = 100  # 在 CPU 上训练，每个样点约占的字节：谱、门与梯度都算（256 段时实测 114）
+PARAMETER_BYTES = 16  # 每个参数：权重、梯度、Adam 的两个矩，各一个 float32
 WAVE_BYTES = 8  # 在显卡上训练，内存里只有带噪与纯净两路波形
 OWN_DATA_ONLY = {
     "epochs": "--epochs",
@@ -131,7 +133,7 @@ def add_parser(subparsers):
         "--seconds", metavar="秒", type=positive_number, default=2.0, help="每段几秒（默认 2）"
     )
     course.add_argument(
-        "--lr", metavar="学习率", type=positive_number, default=4e-3, help="最高学习率（默认 0.004）"
+        "--lr", metavar="学习率", type=learning_rate, default=4e-3, help="最高学习率（默认 0.004）"
     )
     course.add_argument(
         "--clip", metavar="范数", type=positive_number, default=1.0, help="梯度裁剪（默认 1）"
@@ -251,7 +253,7 @@ def train_builtin(args, config) -> int:
     plain = recipe.RECIPES[name]
     changes = {field: getattr(args, name) for name, field in RECIPE_FIELDS.items() if name in given}
     wanted = replace(plain, network=config, **changes)
-    check_memory(args.batch, wanted.length)
+    check_memory(args.batch, wanted.length, config)
     if wanted != plain:
         network, history = recipe.train(corpus.training_data(), wanted)
     else:
@@ -262,15 +264,34 @@ def train_builtin(args, config) -> int:
     return 0
 
 
-def check_memory(batch: int, length: int, per_sample: int = CPU_BYTES) -> None:
-    """一步 ``batch`` 段、每段 ``length`` 个样点，这台机器的内存明摆着放不下就拒绝，免得把机器拖进交换区。"""
+def check_memory(batch: int, length: int, config, on_cpu: bool = True) -> None:
+    """一步 ``batch`` 段、每段 ``length`` 个样点，这台机器的内存明摆着放不下就拒绝，免得把机器拖进交换区。
+
+    网络本身就放不下的也拒绝；在显卡上训练，网络先在内存里造出来。
+    """
+    have = physical_memory()
+    if have is None:
+        return
+    weights = parameters(config) * (PARAMETER_BYTES if on_cpu else 4) / 1e9
+    if weights > have:
+        raise UserError(
+            f"--hidden {config.hidden_size}、--layers {config.num_layers}、--n-fft {config.n_fft}："
+            f"这样的网络训练起来约要 {weights:.1f} GB 内存，这台机器只有 {have:.1f} GB；请把它们改小。"
+        )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / int(os.environ.get("WORLD_SIZE", "1"))
-    need, have = batch * here * length * per_sample / 1e9, physical_memory()
-    if have is not None and need > have:
+    need = batch * here * length * (CPU_BYTES if on_cpu else WAVE_BYTES) / 1e9
+    if need > have:
         raise UserError(
             f"--batch {batch}：一步约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；"
             "请把 --batch 或 --seconds 改小。"
         )
+
+
+def parameters(config) -> int:
+    """网络有多少个参数：每层四个门的 W、U 与两份偏置，再加线性层。"""
+    hidden, above = config.hidden_size, config.num_layers - 1
+    gates = 4 * hidden * (config.input_size + hidden + 2) + above * 4 * hidden * (2 * hidden + 2)
+    return gates + (config.bins * (hidden + 1) if config.head else 0)
 
 
 def train_own(args, config) -> int:
@@ -313,7 +334,7 @@ def train_own(args, config) -> int:
     if writer:
         check_writable("--out", out)
     on_cpu = devices.choose_device(args.device).type == "cpu"
-    check_memory(args.batch, settings.length, CPU_BYTES if on_cpu else WAVE_BYTES)
+    check_memory(args.batch, settings.length, config, on_cpu)
     state = loop.train(
         data, settings, out, args.device, args.amp, workers(args), args.restart, args.tensorboard
     )

@@ -21,7 +21,7 @@ import soxr
 from numpy.lib.stride_tricks import sliding_window_view
 
 from lstm_lib.enhance.containers import JOINED, ContainerError, examine, flac_end
-from lstm_lib.files import REASONS, atomic_path, c_path
+from lstm_lib.files import DISK_FULL, REASONS, atomic_path, c_path
 from lstm_lib.waves import BLOCK, SAMPLE_RATE, as_wave, first_bad, write_blocks
 
 N_FFT = 512
@@ -468,6 +468,7 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
         subtype: 编码；wav 与 flac 默认 16 位整数，wav 要原样保留可用 "FLOAT"
     抛出:
         AudioError: 扩展名、形状、类型、采样率写不成这种文件
+        OSError: 没有权限、磁盘满了等
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -486,20 +487,20 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
     if excess:
         raise AudioError(f"{path.suffix} 存不下 {excess}，写不成 {path}；请改成 .wav。")
     with atomic_path(path) as temporary:
+        code = subtype or SUBTYPES.get(suffix)
         try:
-            with soundfile.SoundFile(
-                c_path(temporary),
-                "w",
-                int(sample_rate),
-                channels,
-                subtype or SUBTYPES.get(suffix),
-                format=container,
-            ) as sink:
+            sink = soundfile.SoundFile(
+                c_path(temporary), "w", int(sample_rate), channels, code, format=container
+            )
+        except soundfile.LibsndfileError as error:
+            raise AudioError(
+                f"写不成 {path}：采样率、声道数或编码这种格式放不下。底层的说法：{said(error)}"
+            ) from error
+        try:
+            with sink:
                 write_blocks(sink, wave)
         except (
             soundfile.LibsndfileError,
             AssertionError,
         ) as error:  # 磁盘写满时 soundfile 给的是 AssertionError
-            raise AudioError(
-                f"写不成 {path}：采样率、声道数或编码这种格式放不下，或者磁盘满了。底层的说法：{said(error)}"
-            ) from error
+            raise OSError(f"{path} {DISK_FULL}") from error

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from lstm_lib.enhance.audio import AudioError, check_samples, open_audio, read_audio, resample, said
 from lstm_lib.training import augment
-from lstm_lib.waves import SAMPLE_RATE, scale_noise
+from lstm_lib.waves import BLOCK, SAMPLE_RATE, scale_noise
 
 SILENCE = 1e-4  # 均方根低于 -80 dBFS 的片段不用：SI-SDR 在静音上没有定义
 TRIES = 50
@@ -110,7 +110,7 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
     wanted = max(0, min(last * source_step, frames) - source_start)
     with open_audio(path) as file:
         try:
-            file.seek(source_start)
+            _skip(file, source_start)
             samples = file.read(wanted, dtype="float32", always_2d=True)
         except SoundFileError as error:
             raise AudioError(f"{path} 读到一半出错，文件可能损坏。底层的说法：{said(error)}") from error
@@ -122,6 +122,15 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
     wave = resample(check_samples(samples, path, source_start).mean(axis=1), rate)
     wave = wave[start - first * target_step :][:length]
     return np.pad(wave, (0, length - len(wave))).astype(np.float32, copy=False)
+
+
+def _skip(file, frames: int) -> None:
+    """略过开头的 ``frames`` 个样点；GSM、G.721 之类跳不得，从头解过去。"""
+    if file.seekable():
+        file.seek(frames)
+        return
+    while frames and (got := len(file.read(min(frames, BLOCK), dtype="float32"))):
+        frames -= got
 
 
 FIELDS = ("names", "ends", "frames", "rates", "groups", "cumulative")

@@ -3,11 +3,13 @@
 import os
 import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from lstm_lib.enhance.audio import write_audio
+from lstm_lib.files import os_reason, tidy_folders
 from lstm_lib.training import sources
 from lstm_lib.training.dataset import Segments
 from lstm_lib.training.folders import DataError, check_bad
@@ -29,11 +31,9 @@ def mix(data, out, count: int, seconds: float, snrs, level_db, seed: int, progre
         say(f"跳过 {bad.path}：{bad.reason}")
     length, out = round(seconds * SAMPLE_RATE), Path(os.path.realpath(out))  # 符号链接写到它指向的那一边
     segments = [Segments(found.train, length, (snr, snr), level_db, seed, join=True) for snr in snrs]
-    out.parent.mkdir(parents=True, exist_ok=True)
     there = out.is_dir()  # 已经有的文件夹留着，只往里放：它可能是挂载点，也可能正是当前目录
-    temporary = Path(tempfile.mkdtemp(dir=out if there else out.parent, prefix=".mix-"))
     unreadable = {}
-    try:
+    with tidy_folders(out), _beside(out if there else out.parent, out) as temporary:
         for side in ("clean", "noisy"):
             (temporary / side).mkdir()
         for n in progress(range(count)):
@@ -52,6 +52,17 @@ def mix(data, out, count: int, seconds: float, snrs, level_db, seed: int, progre
         else:
             os.chmod(temporary, 0o755)
             os.replace(temporary, out)
+
+
+@contextmanager
+def _beside(parent: Path, out: Path):
+    """``parent`` 里的一个临时文件夹，用完就删；里面写不成时，消息里说的是 ``out``。"""
+    parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=".mix-"))
+    try:
+        yield temporary
+    except OSError as error:
+        raise OSError(os_reason(error).replace(str(temporary), str(out))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
