@@ -11,7 +11,7 @@ from lstm_lib.waves import SAMPLE_RATE
 
 # 写成 24 位：一格是 -138 dBFS，舍入的误差约 -149 dBFS；较轻的一路再低，信噪比就不是名字里写的了
 FAINTEST = -126  # dBFS，均方根
-MIXING_BYTES = 64  # 混一段时每个样点约占的字节：两路语音与噪声，各有几份 float64
+MIXING_BYTES = 24  # 混一段时每个样点约占的字节（实测）
 
 DESCRIPTION = """\
 用语音与噪声混出成对的（纯净、带噪）文件：给 evaluate 打分，或给 train 作 --valid。
