@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from lstm_lib.book.tables import Code, Table, aligned, display_width
+from lstm_lib.book.tables import Code, Table, aligned, display_width, scientific
 
 
 def column(*values):
@@ -81,3 +81,16 @@ def test_an_empty_cell_says_so():
     assert "<td" in table._repr_html_() and table._repr_html_().count(">·</td>") == 1
     assert repr(table).splitlines()[2].split() == ["If", "2", "·"]
     assert 'text-align: right; white-space: nowrap">·' in table._repr_html_(), "点要与同列的数对齐"
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (3.14e-5, 1, "3.1×10⁻⁵"),
+        (9.6e-11, 0, "1×10⁻¹⁰"),
+        (-2.0e12, 0, "−2×10¹²"),
+        (np.float32(1), 1, "1.0×10⁰"),
+    ],
+)
+def test_scientific_notation_in_sentences(value, digits, text):
+    assert scientific(value, digits) == text

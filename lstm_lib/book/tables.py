@@ -15,6 +15,7 @@ _NUMERAL = re.compile(r"[+\-−±<>≤≥]?\s*[\d,]*\.?\d+([eE][+\-−]?\d+)?\s*
 _SHORT = 16  # 不超过这么宽（汉字算 2）的文字不断行
 _SHORT_CODE = 34
 NOTHING = "·"
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Table:
@@ -82,6 +83,12 @@ def aligned(rows: Iterable[Sequence[str]], right: Sequence[bool] = ()) -> list[s
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
     sides = list(right) or [False] * len(widths)
     return ["  ".join(map(_pad, row, widths, sides)).rstrip() for row in rows]
+
+
+def scientific(value: float, digits: int = 0) -> str:
+    """正文里的科学记数法，小数点后 ``digits`` 位：3.1×10⁻⁵。"""
+    number, exponent = f"{value:.{digits}e}".split("e")
+    return number.replace("-", "−") + "×10" + str(int(exponent)).translate(_RAISED)
 
 
 class Code(str):
