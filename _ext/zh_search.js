@@ -57,6 +57,7 @@ function parseSearch(query) {
   }
   return found;
 }
+const MATH_WORDS = { sigma: "σ", odot: "⊙", times: "×", tanh: "tanh", approx: "≈", le: "≤", ge: "≥", cdot: "·", partial: "∂", prod: "∏", sum: "∑", sqrt: "√", pi: "π", alpha: "α", mu: "μ", Delta: "Δ" };
 function splitQuery(query) {
   return parseSearch(query).terms;
 }
@@ -204,6 +205,10 @@ if (typeof Search !== "undefined") {
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     page.querySelectorAll(".headerlink, script, style, mjx-container, .toggle-button").forEach((n) => n.remove());
+    // 公式还没有排，是 LaTeX 的源码：去掉括起它的记号，希腊字母换成字
+    page.querySelectorAll(".math").forEach((n) => {
+      n.textContent = n.textContent.replace(/\\[()[\]]/g, "").replace(/\\([a-zA-Z]+)\s*/g, (all, name) => MATH_WORDS[name] ?? "");
+    });
     const body = page.querySelector("article") || page.body;
     return ((anchor && body.querySelector(anchor)) || body).textContent.replace(/\s+/g, " ");
   };

@@ -494,6 +494,32 @@ def test_the_print_button_prints_folded_code_and_a_running_head(visit, site_url)
     assert all(f"{n}/{len(bare)}" in sheet for n, sheet in enumerate(bare, 1)), "没有页码"
 
 
+def test_code_is_printed_in_the_same_piece_as_its_frame(visit, site_url):
+    """几层框分页的规矩不同，外框就在上一页空着；弹性盒子与能滚动的框里面也不分页。"""
+    page, _ = visit()
+    page.goto(f"{site_url}chapters/c_kernel.html", wait_until="load")
+    page.emulate_media(media="print")
+    kept = page.evaluate(
+        """() => [...document.querySelectorAll("div.cell_input pre")].filter((pre) => {
+             for (let box = pre; !box.classList.contains("cell"); box = box.parentElement) {
+               const style = getComputedStyle(box);
+               if (style.breakInside !== "auto" || style.display !== "block" || style.overflow !== "visible") return true;
+             }
+             return false;
+           }).map((pre) => pre.textContent.slice(0, 60))"""
+    )
+    assert not kept, f"{len(kept)} 段代码整块推到下一页：{kept[:3]}"
+
+
+def test_search_summaries_show_no_latex(visit, site_url):
+    page, problems = visit()
+    assert search(page, site_url, "方框里的")
+    page.locator("ul.search > li:first-child .section-hits a").first.wait_for()
+    text = page.locator("ul.search").inner_text()
+    assert "方框里的 σ 与" in text and "\\" not in text
+    assert not problems, problems
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_weight(browser, site_url, name):
     weight = weigh(browser, site_url, name)
@@ -551,6 +577,18 @@ def test_first_column_stays_while_a_table_is_dragged(visit, site_url, name):
         assert goes > 0 and all(abs(shift) <= 1 for shift in stays), f"第一列跟着走了：{moved}"
 
 
+COVERED = """() => [...document.querySelectorAll("div.highlight:has(> button.copybtn)")].filter((box) => {
+  const button = box.querySelector(":scope > button.copybtn").getBoundingClientRect();
+  const texts = document.createTreeWalker(box.querySelector("pre"), NodeFilter.SHOW_TEXT), range = document.createRange();
+  while (texts.nextNode()) {
+    if (!texts.currentNode.data.trim()) continue;
+    range.selectNodeContents(texts.currentNode);
+    if ([...range.getClientRects()].some((r) => r.right > button.left + 4 && r.left < button.right
+        && r.bottom > button.top + 4 && r.top < button.bottom - 4)) return true;
+  }
+  return false; }).map((box) => box.innerText.slice(0, 50))"""
+
+
 def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
@@ -560,6 +598,9 @@ def test_links_and_copy_buttons_are_seen_on_a_touch_screen(browser, site_url):
             "e => [getComputedStyle(e).opacity, getComputedStyle(e).visibility]"
         )
         assert float(shown[0]) > 0.5 and shown[1] == "visible", f"触摸屏上看不见 {selector}：{shown}"
+    page.evaluate(UNFOLD)
+    covered = page.evaluate(COVERED)
+    assert not covered, f"复制按钮盖住了字：{covered}"
     button = page.locator(".sidebar-toggle.primary-toggle")
     assert button.get_attribute("title") == "展开或收起目录"
     button.tap()

@@ -12,6 +12,10 @@ from numbers import Integral
 
 # 看上去是数的文字：+1.2、12.3%、1.8 倍、529,420；横线表示没有
 _NUMERAL = re.compile(r"[+\-−±<>≤≥]?\s*[\d,]*\.?\d+([eE][+\-−]?\d+)?\s*(%|倍|×)?|[–—-]")
+# 文字里的负号：数前面的连字符，与负的零
+_MINUS, _MINUS_ZERO = (
+    re.compile(rf"(^|[\s/（(])-(?={digits})") for digits in (r"\d", r"0(?:\.0*)?(?![\d.])")
+)
 _SHORT = 16  # 不超过这么宽（汉字算 2）的文字不断行
 _SHORT_CODE = 34
 NOTHING = "·"
@@ -23,7 +27,7 @@ class Table:
 
     单元格是文字或数。整数原样（一万以上三位一节）；浮点数取三位有效数字，小于百分之一的用科学记数法；
     一列里的浮点数若都是整数值，就按整数写。（空格不算）多半是数的列连同表头靠右排。
-    空的格里写一个点。``group`` 为真时，第一列里接连相同的几格合成一格。
+    文字里数前面的连字符换成负号（Code 的不换），空的格里写一个点。``group`` 为真时，第一列里接连相同的几格合成一格。
     """
 
     def __init__(
@@ -114,8 +118,10 @@ def _column(values):
 
 
 def _text(value, whole):
+    if isinstance(value, Code):
+        return value
     if not _is_number(value):
-        return str(value)
+        return _MINUS.sub(r"\1−", _MINUS_ZERO.sub(r"\1", str(value)))
     number = float(value)
     if isinstance(value, Integral) or whole or number == 0:
         text = f"{int(number):,}" if abs(number) >= 10_000 else str(int(number))

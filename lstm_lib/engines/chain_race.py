@@ -106,7 +106,7 @@ def _table(made: Sequence[Entrant], times: np.ndarray) -> Table:
         cells += [f"{low * hop * 1e6:.3g}–{high * hop * 1e6:.3g}", f"{middle:.5f}", middle * HOUR]
         others = [0, *([rival] if rival is not None else [])]
         body.append([*cells, *(f"{timing.speedup(times, k, made.index(entrant))[0]:.2f}" for k in others)])
-    return Table(header, body, "整条链：波形进、波形出，一次一个帧移，一个线程")
+    return Table(header, body, "整条链：波形进、波形出，一次一个帧移，一个线程；快几倍是逐轮之比的中位数")
 
 
 def _parts(network: Any, made: Sequence[Entrant], rounds: int) -> Table | None:

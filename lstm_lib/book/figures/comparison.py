@@ -31,13 +31,14 @@ def parity_ladder(ax: Axes, rows, *, floor: float = 1e-10) -> None:
     ax.grid(axis="y", visible=False)
 
 
-def bars(ax: Axes, rows, *, xlabel: str, colors=None, fmt: str = "{:.1f}") -> None:
-    """横条图：``rows`` 是 ``(名字, 数值)`` 的列表，自上而下，数值写在条的末端。"""
+def bars(ax: Axes, rows, *, xlabel: str, colors=None, fmt: str | None = None) -> None:
+    """横条图：``rows`` 是 ``(名字, 数值)`` 的列表，自上而下，数值写在条的末端；``fmt`` 缺省是一位小数，上千的取整。"""
     names, values = zip(*rows, strict=True)
     colors = colors or [palette.BLUE] * len(values)
     ax.barh(range(len(values)), values, height=0.62, color=colors, alpha=0.85)
     for k, value in enumerate(values):
-        ax.annotate(fmt.format(value), (value, k), xytext=(4, 0), textcoords="offset points", va="center")
+        label = (fmt or ("{:.1f}" if value < 999.95 else "{:.0f}")).format(value)
+        ax.annotate(label, (value, k), xytext=(4, 0), textcoords="offset points", va="center")
     ax.set_yticks(range(len(values)), names)
     ax.set(ylim=(len(values) - 0.5, -0.5), xlabel=xlabel, xlim=(0, max(values) * 1.14))
     ax.grid(axis="y", visible=False)
