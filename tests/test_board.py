@@ -79,6 +79,9 @@ def test_the_head_takes_raw_samples(tmp_path):
         for binary, data in ((head, raw), (plain, x))
     )
     np.testing.assert_allclose(got, want, atol=1e-5)
+    raw[7, 2, 3] = np.nan  # 坏样点不能变成好看的数
+    out = np.frombuffer(run(head, [tmp_path / "a.lstm"], raw).stdout, "f4").reshape(40, 4)
+    assert np.isfinite(out[:7]).all() and np.isnan(out[7:]).all()
     save(tmp_path / "b.lstm", torch.nn.LSTM(5, 8), 4)
     done = run(head, [tmp_path / "b.lstm"], raw)
     assert done.returncode == 1 and "头算出 6 个数" in done.stderr.decode() and not done.stdout
@@ -112,12 +115,15 @@ def test_what_it_cannot_run_is_refused(board, tmp_path):
     backward = LSTM(LSTMConfig(2, 3, direction="reverse"), {f"{k}_reverse": w for k, w in backward.items()})
     network_file.save(tmp_path / "反向.lstm", backward, np.ones((2, 3), "f4"), None)
     save(tmp_path / "太宽.lstm", torch.nn.LSTM(300, 4), 2)
+    sizes = LSTMConfig(2, 2, proj_size=400)  # 投影比隐藏单元宽
+    wide = LSTM(sizes, {name: np.zeros(shape, "f4") for name, shape in sizes.shapes().items()})
+    network_file.save(tmp_path / "投影太宽.lstm", wide, np.ones((2, 400), "f4"), None)
     save(tmp_path / "太大.lstm", torch.nn.LSTM(200, 120), 2)
     (tmp_path / "断了.lstm").write_bytes((tmp_path / "双向.lstm").read_bytes()[:100])
     (tmp_path / "坏了.lstm").write_bytes(bytes(300))
     wrong = {
         "没有线性层": "只收单向", "双向": "只收单向", "反向": "只收单向",
-        "太宽": "太宽", "太大": "模型太大", "断了": "断了", "坏了": "不是本书", "没有这个文件": "读不到",
+        "太宽": "太宽", "投影太宽": "太宽", "太大": "模型太大", "断了": "断了", "坏了": "不是本书", "没有这个文件": "读不到",
     }  # fmt: skip
     for name, said in wrong.items():
         done = run(board, [tmp_path / f"{name}.lstm"], np.zeros(400, "f4"))

@@ -145,6 +145,16 @@ def test_two_files_compile_alone_and_give_the_same_bits(compiler, tmp_path, mode
     check_bits([tmp_path / "enhancer"], model_paths)
 
 
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="没有 gcc（apt install gcc）")
+@pytest.mark.parametrize("flag", ["-ffast-math", "-ffinite-math-only", "-Ofast"])
+def test_options_that_drop_the_nan_checks_are_refused(tmp_path, flag):
+    """只加其中一项，编译器并不定义 __FAST_MATH__，NaN 的检查却照样删掉。"""
+    (tmp_path / "enhancer.c").write_text(release.SETTINGS, encoding="utf-8")
+    done = run(["gcc", "-c", flag, "enhancer.c"], cwd=tmp_path)
+    assert done.returncode != 0 and "NaN" in said(done)
+    assert run(["gcc", "-c", "-O3", "enhancer.c"], cwd=tmp_path).returncode == 0
+
+
 def test_release_reads_as_one_program():
     files = release.release()
     text = files["enhancer.c"]
@@ -324,6 +334,59 @@ def test_streamed_headers_are_read_to_the_end(program_path, model, tmp_path, siz
     assert parse((tmp_path / "out.wav").read_bytes())[1] == quantize(expected(read), "i2")[0]
 
 
+@pytest.mark.parametrize("piped", [True, False])
+def test_lengths_rounded_to_whole_frames_are_guesses_too(program_path, model, tmp_path, piped):
+    """sox 往管道里写时填 0x7ffff000，再取整到每帧字节数的倍数：24 位单声道是 0x7fffefff。"""
+    data, read = quantize(noise(3000).reshape(-1, 3), "i3")
+    stream = wav(data, fmt(1, 3, 24), 0x7FFFF000 // 9 * 9 + 36, 0x7FFFF000 // 9 * 9)
+    (tmp_path / "in.wav").write_bytes(stream)
+    done = run([program_path, model, "-" if piped else tmp_path / "in.wav", tmp_path / "out.wav"], stream)
+    assert done.returncode == 0 and "注意" not in said(done), said(done)
+    assert parse((tmp_path / "out.wav").read_bytes())[1] == quantize(expected(read), "i3")[0]
+
+
+def test_sound_beyond_the_stated_length_is_not_lost_in_silence(program_path, model, tmp_path):
+    """断电之前头里只记了一半：文件读到末尾；管道只能照头里说的，后面还有就要说。"""
+    data, read = quantize(noise(2000).reshape(-1, 1), "i2")
+    stream, target = wav(data, fmt(1, 1, 16), size=2000), tmp_path / "out.wav"
+    (tmp_path / "in.wav").write_bytes(stream)
+    done = run([program_path, model, tmp_path / "in.wav", target])
+    assert done.returncode == 0 and "比文件头说的长" in said(done)
+    assert parse(target.read_bytes())[1] == quantize(expected(read), "i2")[0]
+    with (tmp_path / "in.wav").open("rb") as file:  # 标准输入是文件，也读到末尾
+        done = subprocess.run(
+            [program_path, model, "-", target], stdin=file, capture_output=True, check=False
+        )
+    assert "比文件头说的长" in said(done) and len(parse(target.read_bytes())[1]) == len(data)
+    done = run([program_path, model, "-", target], stream)
+    assert done.returncode == 0 and len(parse(target.read_bytes())[1]) == 2000
+    assert os.name == "nt" or "后面的没有处理" in said(done)
+    for after in (chunk(b"LIST", b"odd"), b"\0" * 3000, b"TAG" + b"x" * 125, b"1234567"):
+        whole = wav(data, fmt(1, 1, 16)) + after
+        (tmp_path / "in.wav").write_bytes(whole)
+        for source in (tmp_path / "in.wav", "-"):
+            done = run([program_path, model, source, target], whole)
+            assert done.returncode == 0 and "注意" not in said(done), (after[:4], said(done))
+            assert parse(target.read_bytes())[1] == quantize(expected(read), "i2")[0]
+    odd = quantize(noise(1001).reshape(-1, 1), "u1")[0]  # 奇数长，有的程序不补那一字节
+    (tmp_path / "in.wav").write_bytes(wav(odd, fmt(1, 1, 8)).removesuffix(b"\0") + chunk(b"LIST", b"even"))
+    done = run([program_path, model, tmp_path / "in.wav", target])
+    assert "注意" not in said(done) and len(parse(target.read_bytes())[1]) == 1001
+
+
+@pytest.mark.skipif(os.name == "nt", reason="稀疏文件")
+def test_lengths_beyond_four_gigabytes_wrap_around(program_path, model, tmp_path):
+    huge = tmp_path / "huge.wav"
+    huge.write_bytes(wav(b"", fmt(1, 1, 16), 2036, 2000))
+    os.truncate(huge, 44 + (1 << 32) + 2000)
+    with subprocess.Popen(
+        [program_path, model, huge], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        header = process.stdout.read(44)
+        process.kill()
+    assert header[40:44] == b"\xff" * 4, "输出的头里还是绕回来的 2000 字节"
+
+
 def test_headers_met_in_the_wild(program_path, model, tmp_path):
     data, read = quantize(noise(2000).reshape(-1, 1), "i2")
     want = quantize(expected(read), "i2")[0]
@@ -336,6 +399,8 @@ def test_headers_met_in_the_wild(program_path, model, tmp_path):
             data, chunk(b"ds64", length) + fmt(1, 1, 16), 2**32 - 1, 2**32 - 1, b"", odd_list, b"RF64"
         ),
     }
+    forms["BW64"] = b"BW64" + forms["RF64"][4:]
+    forms["先占位的空 data"] = wav(data, fmt(1, 1, 16), before=chunk(b"data", b""))
     for name, stream in forms.items():
         done = run([program_path, model], stream)  # 标准输入里是 wav，输出也是
         assert done.returncode == 0, (name, said(done))

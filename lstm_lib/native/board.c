@@ -61,16 +61,18 @@ int main(int count, char **names) {
         lstm_model_open(model, bytes, LSTM_PORTABLE, LSTM_FLOAT32, weights, &error);
     if (!m) return stop(lstm_message(error.code));
     const int64_t units = (int64_t)m->layers * m->net.cells->hidden_size;
+    const int64_t outs =
+        (int64_t)m->layers * m->net.cells->output_size; /* 有投影层时与 units 不同 */
     if (!lstm_streamable(&m->net) || !m->head) return stop("只收单向的 LSTM 加一个线性层");
     if (WIDTH && m->input_size != WIDTH) return stop("网络的输入不是 6 个数，而头算出 6 个数");
-    if (units > MOST || m->input_size > MOST || m->output_size > MOST)
+    if (units > MOST || outs > MOST || m->input_size > MOST || m->output_size > MOST)
         return stop("网络太宽：把 MOST 改大");
     const int64_t lstm = lstm_scratch_bytes(&m->net, 1, 1);
     const int64_t dense = lstm_dense_bytes(&m->net, m->head, 1);
     const int64_t draft = lstm > dense ? lstm : dense;
     if (draft > ROOM) return stop("草稿太大：把 ROOM 改大");
     fprintf(stderr, "用到：模型 %d、权重 %d、草稿 %d 字节，状态 %d 个数\n", (int)bytes, (int)need,
-            (int)draft, (int)(2 * units));
+            (int)draft, (int)(units + outs));
     lstm_stream s = {&m->net, h, c, scratch, 1, 0};
     const size_t in = (size_t)m->input_size, outputs = (size_t)m->output_size;
     while (read_frame(x, in)) { /* 一帧 */

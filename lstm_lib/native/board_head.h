@@ -4,7 +4,10 @@
 // [头]
 enum { AXES = 3, PER = 16, WIDTH = 2 * AXES }; /* 轴、每帧的样点、每帧的特征 */
 
-/* 六个数：各轴的标准差（分母取 16，不取 15），各轴的峰值，都取自然对数；0 没有对数，先垫一个下限。 */
+/* 0 没有对数，先垫一个下限；NaN 还是 NaN，不能变成好看的数（fmaxf 会） */
+static float log_of(float v) { return logf(v < 1e-6f ? 1e-6f : v); }
+
+/* 六个数：各轴的标准差（分母取 16，不取 15），各轴的峰值，都取自然对数。 */
 static void features(float a[AXES][PER], float *x) {
     for (int axis = 0; axis < AXES; axis++) {
         float mean = 0, square = 0, peak = 0;
@@ -14,8 +17,8 @@ static void features(float a[AXES][PER], float *x) {
             square += away * away;
             peak = fmaxf(peak, fabsf(a[axis][k]));
         }
-        x[axis] = logf(fmaxf(sqrtf(square / PER), 1e-6f));
-        x[AXES + axis] = logf(fmaxf(peak, 1e-6f));
+        x[axis] = log_of(sqrtf(square / PER));
+        x[AXES + axis] = log_of(peak);
     }
 }
 

@@ -26,6 +26,7 @@
 #include <process.h>
 #else
 #include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 #endif
 
@@ -266,6 +267,7 @@ typedef struct {
     size_t ahead_bytes, ahead_used;
     int64_t left; /* 数据还剩多少字节；-1：读到头为止 */
     int known;    /* 文件头里的长度可信 */
+    int longer;   /* 文件头里的长度说少了 */
     int live;     /* 管道、麦克风：不知道何时完 */
     int begun;    /* 已经收到过声音 */
 } source;
@@ -335,12 +337,69 @@ static void read_fmt(source *in, const unsigned char *p, uint32_t size) {
     if (get16(p) == 0xfffe && f->fmt_bytes == 40) put16(f->fmt + 16, 22);
 }
 
+#define STREAMED 0x7fff0000u /* 从这里起，多半是回不了头的程序随便填的：sox 的还按块取整 */
+
+/* 声音之后接着的 8 个字节像不像一个块或标签；rest：从这里起还有多少字节，不知道就给最大的数 */
+static int is_chunk(const unsigned char *head, uint64_t rest) {
+    if (!memcmp(head, "TAG", 3) || !memcmp(head, "ID3", 3) || !memcmp(head, "APETAGEX", 8))
+        return 1;
+    for (int k = 0; k < 4; k++)
+        if (head[k] < 0x20 || head[k] > 0x7e) return 0;
+    return get32(head + 4) <= rest - 8;
+}
+
+/* 从 place 起直到文件末尾（rest 字节）没有声音：到头了，是块或标签，或者不到 1 MB 全是补的零 */
+static int is_tail(FILE *file, long place, uint64_t rest) {
+    unsigned char some[4096];
+    size_t got;
+    if (rest < 8) return 1;
+    if (fseek(file, place, SEEK_SET) || fread(some, 1, 8, file) < 8) return 1;
+    if (is_chunk(some, rest)) return 1;
+    if (rest > 1 << 20) return 0;
+    fseek(file, place, SEEK_SET);
+    while ((got = fread(some, 1, sizeof some, file)))
+        for (size_t k = 0; k < got; k++)
+            if (some[k]) return 0;
+    return 1;
+}
+
+/* 普通文件里的数据真有多少字节：头里说 size，其后却不是块，头就说少了。断电之前没有来得及改，或者超过 4 GB，
+ * 32 位装不下，绕了回来。认不出到哪里为止的是 -1，读到头。 */
+static int64_t real_length(source *in, uint32_t size, uint64_t start) {
+    struct stat info;
+    const long here = ftell(in->file);
+    if (fstat(fileno(in->file), &info) || !S_ISREG(info.st_mode) || here < 0) return size;
+    const uint64_t whole = (uint64_t)info.st_size;
+    int64_t found = start + size < whole ? -1 : (int64_t)size;
+    for (uint64_t turn = size; found < 0 && start + turn <= whole; turn += UINT64_C(1) << 32) {
+        if (turn >= (uint64_t)(LONG_MAX - here)) break;
+        const uint64_t rest = whole - start - turn, odd = rest ? turn & 1 : 0; /* 有的不补到偶数 */
+        const long end = here + (long)turn;
+        if (is_tail(in->file, end + (long)odd, rest - odd) || (odd && is_tail(in->file, end, rest)))
+            found = (int64_t)turn;
+    }
+    clearerr(in->file);
+    fseek(in->file, here, SEEK_SET);
+    in->longer = found != (int64_t)size;
+    return found;
+}
+
+/* 管道里数据完了之后，已经到了的还有声音：头里的长度说少了。没有到的不等。 */
+static int more_sound(source *in) {
+    unsigned char head[8];
+#ifndef _WIN32
+    struct pollfd ready = {fileno(in->file), POLLIN, 0};
+    if (poll(&ready, 1, 0) <= 0 || !(ready.revents & POLLIN)) return 0;
+#endif
+    return read_bytes(in, head, sizeof head) == sizeof head && !is_chunk(head, UINT64_MAX) &&
+           get64(head);
+}
+
 /* 文件头里的长度是不是真的：边录边写的程序填 0、0x7ffff000、0x80000000、0xffffffff 之类，收尾时才改。 */
 static int honest_length(source *in, uint32_t riff, uint32_t size, uint64_t start) {
     struct stat info;
-    if (!size)
-        return riff && riff < 0x7ffff000u && riff + 8 > start; /* 后面还有别的块：真的是空的 */
-    if (size < 0x7ffff000u) return 1;
+    if (!size) return riff && riff < STREAMED && riff + 8 > start; /* 后面还有别的块：真的是空的 */
+    if (size < STREAMED) return 1;
     return !fstat(fileno(in->file), &info) && (uint64_t)info.st_size == (uint64_t)riff + 8 &&
            start + size <= (uint64_t)info.st_size;
 }
@@ -349,12 +408,17 @@ static int honest_length(source *in, uint32_t riff, uint32_t size, uint64_t star
 static void read_header(source *in) {
     unsigned char chunk[8], body[40];
     const uint32_t riff = get32(in->ahead + 4);
-    const int long_file = !memcmp(in->ahead, "RF64", 4);
+    const int long_file = !memcmp(in->ahead, "RF64", 4) || !memcmp(in->ahead, "BW64", 4);
+    int empty = 0;
     uint64_t at = 12, length = 0;
     in->ahead_used = in->ahead_bytes;
     in->format.wav = 1;
     for (;;) {
         const size_t got = read_bytes(in, chunk, 8);
+        if (got < 8 && empty) { /* 空的那个就是全部 */
+            in->left = 0, in->known = 1;
+            return;
+        }
         if (got < 8)
             fail("%s 里没有%s块，不是完整的 wav；请重新导出或下载。", in->name,
                  in->format.fmt_bytes ? "数据（data）" : "格式（fmt）");
@@ -365,10 +429,13 @@ static void read_header(source *in) {
                 fail("%s 的数据块前面没有格式（fmt）块；文件损坏，请重新导出。", in->name);
             if (long_file && length)
                 in->left = (int64_t)(length & INT64_MAX), in->known = 1;
-            else if (honest_length(in, riff, size, at))
-                in->left = size, in->known = 1;
-            else
+            else if (!honest_length(in, riff, size, at))
                 in->left = -1;
+            else if (!size) { /* 有的程序先占个位，真的数据块在后面 */
+                empty = 1;
+                continue;
+            } else
+                in->left = in->live ? size : real_length(in, size, at), in->known = in->left >= 0;
             return;
         }
         const uint32_t kept = size < sizeof body ? size : sizeof body;
@@ -443,7 +510,8 @@ static source open_source(const char *path, int raw, int quiet, sample_kind kind
     in.ahead_bytes = read_bytes(&in, in.ahead, sizeof in.ahead);
     in.ahead_used = 0;
     const int header = in.ahead_bytes == 12 &&
-                       (!memcmp(in.ahead, "RIFF", 4) || !memcmp(in.ahead, "RF64", 4)) &&
+                       (!memcmp(in.ahead, "RIFF", 4) || !memcmp(in.ahead, "RF64", 4) ||
+                        !memcmp(in.ahead, "BW64", 4)) &&
                        !memcmp(in.ahead + 8, "WAVE", 4);
     if (header && raw && !quiet)
         fprintf(stderr, "注意：%s 开头像是 wav 的文件头；加了 --raw，所以当成样点处理。\n",
@@ -783,6 +851,7 @@ static void run(const request *r, enhancer *first) {
         got = ended ? 0 : read_frames(&in, buffer, most * hop, &odd);
     }
     close_sink(&out);
+    const int missed = !stopped && in.live && in.known && !in.left && more_sound(&in);
     for (int c = channels - 1; c >= 0; c--) enhancer_close(e[c]);
     free(e), free(samples), free(one), free(buffer);
     if (in.file != stdin) fclose(in.file);
@@ -791,6 +860,16 @@ static void run(const request *r, enhancer *first) {
         if (odd && !(in.known && !in.left))
             fprintf(stderr, "注意：%s 末尾有 %lld 字节凑不成一个样点，没有用。\n", in.name,
                     (long long)odd);
+        if (in.longer)
+            fprintf(stderr,
+                    "注意：%s 比文件头说的长，多半是录音没有正常结束，或超过了 4 "
+                    "GB；已按真有的读完。\n",
+                    in.name);
+        if (missed)
+            fprintf(stderr,
+                    "注意：%s 里还有，文件头却说到此为止，多半是录音没有正常结束；后面的没有处理，"
+                    "请先存成文件再来。\n",
+                    in.name);
         if (!stopped && in.known && in.left >= (int64_t)channels * sample_bytes[in.format.kind])
             fprintf(
                 stderr,

@@ -37,8 +37,8 @@ OPENING = """\
  * 两样都没有定义的是主体。由 python -m lstm_lib build --source 生成；要改请改 lstm_lib/native/ 里的源码。 */
 """
 SETTINGS = """\
-#ifdef __FAST_MATH__
-#error "不要用 -ffast-math 编译：NaN 与无穷的检查会被删掉"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "不要用 -ffast-math、-ffinite-math-only 编译：NaN 与无穷的检查会被删掉"
 #endif
 /* 乘与加要不要合成一条指令，源码里写明（见 fma_4），不由编译器挑：换个编译器，结果也不差一位。 */
 #ifdef __clang__
@@ -66,6 +66,7 @@ int main(int count, char **arguments) {
     FILE *file = count == 2 ? fopen(arguments[1], "rb") : NULL;
     if (!file) return fprintf(stderr, "用法：example 模型 < 输入.pcm > 输出.pcm\\n"), 2;
     const size_t bytes = fread(model, 1, sizeof model, file);
+    if (bytes == sizeof model) return fprintf(stderr, "模型太大：把 16 << 20 改大\\n"), 1;
     enhancer *e = enhancer_open(model, (int64_t)bytes, NULL, &error);
     if (!e)
         return fprintf(stderr, "第 %lld 字节：%s\\n", (long long)error.offset, enhancer_message(error.code)), 1;
