@@ -484,3 +484,138 @@ def test_the_parts_are_light(live_folder):
     import gzip
 
     assert len(gzip.compress((folder / "engine.js").read_bytes())) < 900_000
+
+
+def settled(page):
+    """等到放起来，再等一等：迟到的东西也都到了。"""
+    state(page, ["running"])
+    page.wait_for_timeout(2500)
+    return page.evaluate(
+        """() => { const page = document.querySelector(".lstm-live").lstmLive;
+             return { state: page.state, stream: !!page.stream, playing: page.players.map((p) => p.buffer.getChannelData(0)[2000]) }; }"""
+    )
+
+
+# 麦克风：过一秒半才给；给出来的那一路留着，看它最后关没关
+SLOW_MIC = """navigator.mediaDevices.getUserMedia = () => new Promise((resolve) => setTimeout(() => {
+  window.given = new AudioContext().createMediaStreamDestination().stream;
+  resolve(window.given);
+}, %d));"""
+# 某个脚本过一秒才载入
+SLOW_SCRIPT = """(() => { const append = HTMLHeadElement.prototype.append;
+HTMLHeadElement.prototype.append = function (...nodes) {
+  if (nodes[0].src?.endsWith("%s")) setTimeout(() => append.apply(this, nodes), 1000); else append.apply(this, nodes);
+}; })();"""
+
+
+def test_a_microphone_granted_too_late_is_switched_off(visit, live_url):
+    """还在等授权就换成了场景：麦克风来了也不要，马上关掉。"""
+    page = visit(live_url + "index.html", SLOW_MIC % 1500)
+    page.select_option(".live-source", "mic")
+    page.click(START)
+    page.wait_for_timeout(500)
+    page.select_option(".live-source", "scene")
+    now = settled(page)
+    assert not now["stream"] and len(now["playing"]) == 2
+    page.wait_for_function("() => window.given?.getTracks().every((track) => track.readyState === 'ended')")
+
+
+def test_the_last_choice_is_what_plays(visit, live_url):
+    """载入途中一再改选，放的是最后选的那一个。"""
+    page = visit(live_url + "index.html")
+    page.click(START)
+    first = settled(page)["playing"]
+    page.evaluate(
+        """async () => { const select = document.querySelector(".live-scene");
+             for (const value of [1, 0, 1, 0, 1]) {
+               select.value = value;
+               select.dispatchEvent(new Event("change"));
+               await new Promise((resolve) => setTimeout(resolve, 40));
+             } }"""
+    )
+    quick = settled(page)["playing"]
+    page.click(START)
+    page.click(START)
+    assert settled(page)["playing"] == quick and quick[0] != first[0] and quick[1] == first[1]
+
+
+def test_the_arithmetic_is_the_one_chosen_last(visit, live_url):
+    """float32 还没载入完就按回 int8，用的是 int8；就停下，也没有脚本错误。"""
+    page = visit(live_url + "index.html", SLOW_SCRIPT % "float32.js")
+    page.click(START)
+    state(page, ["running"])
+    page.evaluate(
+        """() => { const { node } = document.querySelector(".lstm-live").lstmLive, post = node.port.postMessage.bind(node.port);
+             window.used = [];
+             node.port.postMessage = (data, ...rest) => (data.type === "use" && used.push(data.name), post(data, ...rest)); }"""
+    )
+    page.click(".live-float32")
+    page.wait_for_timeout(200)
+    page.click(".live-int8")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("() => used.at(-1)") == "int8"
+    assert page.locator(".live-status").inner_text() == "正在播放。"
+    page.click(".live-float32")
+    page.wait_for_function("() => used.at(-1) === 'float32'")
+    page.click(START)
+    state(page, ["paused"])
+    again = visit(live_url + "index.html", SLOW_SCRIPT % "float32.js")
+    again.click(START)
+    state(again, ["running"])
+    again.click(".live-float32")
+    again.wait_for_timeout(200)
+    again.click(START)
+    again.wait_for_timeout(2500)
+    assert state(again, ["paused"]) == "停住了。"
+
+
+def test_stopping_while_a_scene_loads_leaves_nothing_behind(visit, live_url):
+    page = visit(live_url + "index.html", SLOW_SCRIPT % "scenes.js")
+    page.click(START)
+    page.wait_for_timeout(700)
+    page.click(START)
+    page.wait_for_timeout(2500)
+    assert state(page, ["paused"]) == "停住了。"
+    page.evaluate("() => document.querySelector('.live-snr').dispatchEvent(new Event('input'))")
+    page.select_option(".live-source", "file")  # 停着换声源，什么也不发生
+    assert page.evaluate("() => document.querySelector('.lstm-live').lstmLive.players") is None
+
+
+def test_a_microphone_that_goes_away_is_noticed(visit, live_url):
+    page = visit(live_url + "index.html", SLOW_MIC % 0)
+    page.select_option(".live-source", "mic")
+    page.click(START)
+    state(page, ["running"])
+    page.evaluate("() => given.getTracks()[0].dispatchEvent(new Event('ended'))")
+    assert "断开" in state(page, ["nomic"])
+
+
+def test_only_one_thing_plays_at_a_time(visit, live_url):
+    """别的播放器响了，这里停；录到一半停下，按钮说没有录完。"""
+    page = visit(live_url + "index.html")
+    page.click(START)
+    state(page, ["running"])
+    page.click(".live-record")
+    page.wait_for_timeout(500)
+    page.evaluate(
+        "() => document.body.appendChild(document.createElement('audio')).dispatchEvent(new Event('play'))"
+    )
+    state(page, ["paused"])
+    assert "没有录完" in page.locator(".live-record").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "gain", "words"),
+    [("空.wav", None, "空的"), ("大.wav", 30000, "满幅应是 1"), ("短.wav", 0, "解不开")],
+)
+def test_files_that_cannot_be_played_say_why(visit, live_url, tmp_path, name, gain, words):
+    path = tmp_path / name
+    if gain:
+        soundfile.write(path, speech(1) * gain, SAMPLE_RATE, subtype="FLOAT")
+    else:
+        path.write_bytes(b"" if gain is None else b"RIFF" + bytes(40))
+    page = visit(live_url + "index.html")
+    page.select_option(".live-source", "file")
+    page.set_input_files(".live-file", path)
+    page.click(START)
+    assert words in state(page, ["badfile"])

@@ -6,7 +6,6 @@ import http.server
 import io
 import re
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -375,15 +374,17 @@ def test_a_page_that_arrives_in_pieces(browser, page_html):
         "<figcaption>" + NAMES[2] + tail,
     ]
 
+    seen = threading.Event()
+
     class Slow(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_response(200)
             self.send_header("Content-Type", "text/html; charset=utf-8")
             self.end_headers()
-            for k, piece in enumerate(pieces):
-                time.sleep(0.5 * k)
+            for piece in pieces:
                 self.wfile.write(piece.encode())
                 self.wfile.flush()
+                seen.wait(60)  # 头一段的播放器接管了，再送下一段
 
         def log_message(self, *_):
             pass
@@ -394,7 +395,9 @@ def test_a_page_that_arrives_in_pieces(browser, page_html):
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(f"http://127.0.0.1:{server.server_port}/", wait_until="commit")
         page.wait_for_selector(".book-players[data-ready]")
-        assert page.evaluate("document.readyState") == "loading", "第二段来得太早，没有试到"
+        assert page.evaluate("document.readyState") == "loading"
+        page.wait_for_timeout(500)  # 只到了一半的那个，这期间不该动它
+        seen.set()
         expect(page.locator(".book-players[data-ready]")).to_have_count(2)
         assert page.locator(".book-players figcaption button").all_inner_texts() == NAMES * 2
         page.close()

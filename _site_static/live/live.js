@@ -2,6 +2,7 @@
 (() => {
   const SECONDS = 10;
   const SLOW = 8; // 毫秒：一帧有 16 ms，用掉一半就算慢
+  const LOUDEST = 8; // 满幅是 1；声音线程把再大的当坏样点，换成零
   const COLUMNS = 600; // 语谱图记多少帧：9.6 秒
 
   const loading = new Map();
@@ -173,7 +174,7 @@
   // ---- 页面 ----
 
   const STATES = {
-    idle: "按「开始」才载入内核与模型（不到 2 MB），之后不再联网。",
+    idle: "按「开始」才从本站载入内核、模型与场景，两三兆字节；换 float32 时再取一次。",
     loading: "正在载入内核与模型……",
     running: "正在播放。",
     paused: "停住了。",
@@ -237,9 +238,11 @@
       this.$("strength").oninput = () => this.sendStrength();
       this.$("int8").onchange = this.$("float32").onchange = () => this.chooseMath();
       this.$("snr").oninput = () => this.sendSnr();
-      this.$("scene").onchange = this.$("noise").onchange = this.$("file").onchange = () => this.running && this.restart();
+      this.$("scene").onchange = this.$("noise").onchange = this.$("file").onchange = () => this.changed();
       this.$("record").onclick = () => this.record();
       document.addEventListener("visibilitychange", () => this.visibility());
+      // 一次只放一段：别的播放器一响，这里就停
+      document.addEventListener("play", ({ target }) => target !== this.box && this.running && (this.stop(), this.setState("paused")), true);
       this.pending = [];
       this.running = false;
       this.setState("idle");
@@ -260,7 +263,12 @@
     chooseSource() {
       const source = this.$("source").value;
       for (const name of ["scene", "file", "mic"]) this.$(`${name}-options`).hidden = name !== source;
-      if (this.running) this.restart();
+      this.changed();
+    }
+
+    // 声源换了：正在放的、还在载入的、正等着授权的，都照新选的重来
+    changed() {
+      if (this.running || this.starting) this.restart();
     }
 
     async toggle() {
@@ -322,6 +330,8 @@
         const stream = await this.microphone();
         if (turn !== this.turn) return stream.getTracks().forEach((track) => track.stop());
         this.stream = stream;
+        for (const track of stream.getTracks()) // 拔掉了，或者许可被收回；自己停的不算
+          track.onended = () => stream === this.stream && this.fail(new Problem("nomic", "麦克风断开了：请接好、允许之后再按「开始」；也可以改用文件或书里的场景。"));
         try {
           source = context.createMediaStreamSource(stream);
         } catch {
@@ -331,9 +341,15 @@
         }
       }
       await addWorklet(context, worklet);
-      if (kind === "scene") source = await this.scene(context);
-      if (kind === "file") source = await this.file(context);
-      if (turn !== this.turn) return;
+      let opened = {};
+      if (kind === "scene") opened = await this.scene(context);
+      if (kind === "file") opened = await this.file(context);
+      if (turn !== this.turn) return; // 等的时候换了别的：这一份不要了
+      this.players = opened.players || [];
+      this.noiseGain = opened.noiseGain || null;
+      this.balance = opened.balance;
+      source ??= opened.source;
+      this.sendSnr(true);
       this.cost ??= { int8: measure(module, model, true) };
       const node = new AudioWorkletNode(context, "lstm-live", {
         numberOfInputs: 1,
@@ -353,7 +369,8 @@
       node.port.onmessage = ({ data }) => this.hear(data);
       node.connect(context.destination);
       source.connect(node);
-      for (const player of this.players || []) player.start();
+      this.box.dispatchEvent(new Event("play"));
+      for (const player of this.players) player.start();
       this.gaps = 0;
       this.before = context.playbackStats?.underrunEvents; // 载入时还没有声音，不算断
       this.drift = null;
@@ -362,6 +379,7 @@
       this.$("level").textContent = level === "wasm" ? "SIMD128" : "relaxed SIMD";
       this.$("record").disabled = false;
       if (this.$("float32").checked) await this.chooseMath();
+      if (turn !== this.turn) return;
       this.visibility();
       this.paint();
     }
@@ -396,14 +414,12 @@
       const noise = scenes[this.$("noise").value];
       const clean = samples(speech.clean, speech.gain);
       const raw = samples(noise.noise, noise.gain);
-      this.balance = 10 * Math.log10(power(clean) / power(raw)); // 增益为 1 时的信噪比
-      this.noiseGain = context.createGain();
-      const sum = context.createGain();
-      this.players = [player(context, clean), player(context, raw)];
-      this.players[0].connect(sum);
-      this.players[1].connect(this.noiseGain).connect(sum);
-      this.sendSnr(true);
-      return sum;
+      const balance = 10 * Math.log10(power(clean) / power(raw)); // 增益为 1 时的信噪比
+      const noiseGain = context.createGain(), source = context.createGain();
+      const players = [player(context, clean), player(context, raw)];
+      players[0].connect(source);
+      players[1].connect(noiseGain).connect(source);
+      return { source, players, noiseGain, balance };
     }
 
     sendSnr(now = false) {
@@ -417,17 +433,20 @@
 
     async file(context) {
       const file = this.$("file").files[0];
+      if (!file.size) throw new Problem("badfile", `「${file.name}」是空的（0 字节）：请换一个有声音的文件。`);
       let buffer;
       try {
         buffer = await context.decodeAudioData(await file.arrayBuffer());
       } catch {
-        throw new Problem("badfile", `浏览器解不开「${file.name}」：请换成 wav、flac、mp3 或 m4a。`);
+        throw new Problem("badfile", `浏览器解不开「${file.name}」：请换成 flac、mp3、m4a，或 16 位、24 位、32 位浮点的 wav；里面也要真有样点。`);
       }
+      const peak = loudest(buffer);
+      if (peak > LOUDEST)
+        throw new Problem("badfile", `「${file.name}」的样点大到 ${peak.toPrecision(3)}，满幅应是 1：多半是整数没有除以满幅就存成了浮点，请先缩小。`);
       const source = context.createBufferSource();
       source.buffer = buffer;
       source.loop = true;
-      this.players = [source];
-      return source;
+      return { source, players: [source] };
     }
 
     strength() {
@@ -442,24 +461,29 @@
     async chooseMath() {
       const name = this.$("float32").checked ? "float32" : "int8";
       if (!this.running) return;
+      const { turn, node } = this;
+      const wanted = () => turn === this.turn && this.$(name).checked; // 等的时候停了，或者又按了回去
       if (name === "float32" && !this.cost.float32) {
         this.$("status").textContent = "正在载入 float32 的模型（2.4 MB）……";
         try {
           const model = await loadFloat(this.root);
           this.cost.float32 = measure(this.engine.module, model, false);
         } catch (error) {
+          if (!wanted()) return;
           this.$("int8").checked = true;
           this.$("status").textContent = error.message;
           return;
         }
       }
-      if (name === "float32" && !this.node.added) {
-        const node = this.node;
-        await new Promise((resolve) => {
+      if (!wanted()) return;
+      if (name === "float32") {
+        node.adding ??= new Promise((resolve) => {
           node.added = resolve;
           node.port.postMessage({ type: "add", name, model: bytes(window.lstmLiveData.float32) });
         });
+        await node.adding;
       }
+      if (!wanted()) return;
       this.send({ type: "use", name });
       this.visibility();
     }
@@ -544,12 +568,14 @@
     }
 
     record() {
+      this.recording = true;
       this.$("record").disabled = true;
       this.$("record").textContent = "正在录……";
       this.send({ type: "record" });
     }
 
     recorded({ noisy, enhanced, rate }) {
+      this.recording = false;
       this.$("record").disabled = false;
       this.$("record").textContent = "再录十秒";
       this.takes = { noisy, enhanced, rate };
@@ -571,13 +597,21 @@
       this.turn = (this.turn || 0) + 1;
       this.starting = this.running = false;
       this.send({ type: "stop" });
+      if (this.node) this.node.port.onmessage = null; // 它余下的消息不关下一次的事
       for (const track of this.stream?.getTracks() || []) track.stop();
       this.context?.close();
       this.context = this.node = this.stream = this.players = this.noiseGain = null;
       this.$("start").textContent = "开始";
       this.$("record").disabled = true;
-      this.$("record").textContent = "录十秒";
+      this.$("record").textContent = this.recording ? "刚才没有录完，重录十秒" : this.takes ? "再录十秒" : "录十秒";
+      this.recording = false;
     }
+  }
+
+  function loudest(buffer) {
+    let peak = 0;
+    for (let c = 0; c < buffer.numberOfChannels; c++) for (const value of buffer.getChannelData(c)) peak = Math.max(peak, Math.abs(value));
+    return peak;
   }
 
   function samples(base64, gain) {

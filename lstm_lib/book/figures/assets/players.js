@@ -103,6 +103,7 @@
     }
     async function start() {
       if (current !== player) current?.pause();
+      root.dispatchEvent(new Event("play")); // 页面上别的声音也停
       current = player;
       document.querySelectorAll("audio").forEach((audio) => audio.pause());
       wanted = true;
