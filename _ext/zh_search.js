@@ -57,7 +57,26 @@ function parseSearch(query) {
   }
   return found;
 }
-const MATH_WORDS = { sigma: "σ", odot: "⊙", times: "×", tanh: "tanh", approx: "≈", le: "≤", ge: "≥", cdot: "·", partial: "∂", prod: "∏", sum: "∑", sqrt: "√", pi: "π", alpha: "α", mu: "μ", Delta: "Δ" };
+// LaTeX 的源码 → 摘要里读得下去的一行字：认得的换成字，别的留名字，排版用的去掉
+const MATH_WORDS = {
+  alpha: "α", beta: "β", gamma: "γ", delta: "δ", Delta: "Δ", epsilon: "ε", varepsilon: "ε", theta: "θ", lambda: "λ", mu: "μ",
+  pi: "π", rho: "ρ", sigma: "σ", Sigma: "Σ", tau: "τ", phi: "φ", chi: "χ", omega: "ω", eta: "η", nu: "ν", ell: "ℓ",
+  odot: "⊙", times: "×", cdot: "·", cdots: "…", dots: "…", ldots: "…", pm: "±", mp: "∓", approx: "≈", sim: "∼", equiv: "≡", neq: "≠", ne: "≠",
+  le: "≤", leq: "≤", ge: "≥", geq: "≥", ll: "≪", gg: "≫", in: "∈", partial: "∂", prod: "∏", sum: "∑", int: "∫", sqrt: "√", infty: "∞",
+  to: "→", rightarrow: "→", leftarrow: "←", mapsto: "↦", Rightarrow: "⇒", top: "ᵀ", mid: "|", lvert: "|", rvert: "|", lVert: "‖", rVert: "‖",
+  lfloor: "⌊", rfloor: "⌋", lceil: "⌈", rceil: "⌉", quad: " ", qquad: " ", vdots: "…", prime: "′", circ: "∘", oplus: "⊕", forall: "∀",
+};
+const MATH_STYLE = /^(?:text|math|operatorname|left|right|big|bm|bold|under|over|hat|widehat|bar|tilde|vec|display|limits|no|tag|label|color)/i;
+function plainMath(source) {
+  return source
+    .replace(/\\[()[\]]/g, "")
+    .replace(/\\(?:begin|end)\{[^}]*\}(?:\{[^}]*\})?/g, " ")
+    .replace(/\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}/g, "{}$1/$2")
+    .replace(/\\[dt]?frac\s*(\w)\s*(\w)/g, "{}$1/$2")
+    .replace(/\\\\|\\[,;:! ]|[&~]/g, " ")
+    .replace(/\\([a-zA-Z]+)\s*/g, (all, name) => MATH_WORDS[name] ?? (MATH_STYLE.test(name) ? "" : `${name} `))
+    .replace(/\\|[{}]/g, "");
+}
 function splitQuery(query) {
   return parseSearch(query).terms;
 }
@@ -205,10 +224,7 @@ if (typeof Search !== "undefined") {
   Search.htmlToText = (html, anchor) => {
     const page = new DOMParser().parseFromString(html, "text/html");
     page.querySelectorAll(".headerlink, script, style, mjx-container, .toggle-button").forEach((n) => n.remove());
-    // 公式还没有排，是 LaTeX 的源码：去掉括起它的记号，希腊字母换成字
-    page.querySelectorAll(".math").forEach((n) => {
-      n.textContent = n.textContent.replace(/\\[()[\]]/g, "").replace(/\\([a-zA-Z]+)\s*/g, (all, name) => MATH_WORDS[name] ?? "");
-    });
+    page.querySelectorAll(".math").forEach((n) => (n.textContent = plainMath(n.textContent))); // 公式还没有排
     const body = page.querySelector("article") || page.body;
     return ((anchor && body.querySelector(anchor)) || body).textContent.replace(/\s+/g, " ");
   };

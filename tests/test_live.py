@@ -497,14 +497,16 @@ def settled(page):
 
 
 # 麦克风：过一秒半才给；给出来的那一路留着，看它最后关没关
-SLOW_MIC = """navigator.mediaDevices.getUserMedia = () => new Promise((resolve) => setTimeout(() => {
+SLOW_MIC = """navigator.mediaDevices.getUserMedia = () => new Promise((resolve) => (window.asked = true) && setTimeout(() => {
   window.given = new AudioContext().createMediaStreamDestination().stream;
   resolve(window.given);
 }, %d));"""
 # 某个脚本过一秒才载入
 SLOW_SCRIPT = """(() => { const append = HTMLHeadElement.prototype.append;
 HTMLHeadElement.prototype.append = function (...nodes) {
-  if (nodes[0].src?.endsWith("%s")) setTimeout(() => append.apply(this, nodes), 1000); else append.apply(this, nodes);
+  if (!nodes[0].src?.endsWith("%s")) return append.apply(this, nodes);
+  window.late = true;
+  setTimeout(() => append.apply(this, nodes), 1000);
 }; })();"""
 
 
@@ -513,7 +515,7 @@ def test_a_microphone_granted_too_late_is_switched_off(visit, live_url):
     page = visit(live_url + "index.html", SLOW_MIC % 1500)
     page.select_option(".live-source", "mic")
     page.click(START)
-    page.wait_for_timeout(500)
+    page.wait_for_function("() => window.asked")
     page.select_option(".live-source", "scene")
     now = settled(page)
     assert not now["stream"] and len(now["playing"]) == 2
@@ -572,7 +574,7 @@ def test_the_arithmetic_is_the_one_chosen_last(visit, live_url):
 def test_stopping_while_a_scene_loads_leaves_nothing_behind(visit, live_url):
     page = visit(live_url + "index.html", SLOW_SCRIPT % "scenes.js")
     page.click(START)
-    page.wait_for_timeout(700)
+    page.wait_for_function("() => window.late")
     page.click(START)
     page.wait_for_timeout(2500)
     assert state(page, ["paused"]) == "停住了。"

@@ -79,6 +79,7 @@ def test_only_the_wanted_files_are_used(tmp_path, capsys):
         (["--seconds", "0.01"], "太短"),
         (["--seconds", "1e9"], "内存"),
         (["--snr", "0", "110"], "较轻的一路只有约 -140 dBFS"),
+        (["--level", "60", "60", "--snr", "120"], "较轻的一路只有约 -140 dBFS"),
         (["--level", "-180", "-18"], "较轻的一路只有约 -190 dBFS"),
     ],
 )
@@ -96,10 +97,11 @@ def test_faint_mixtures_still_have_the_snr_in_their_name(tree, tmp_path):  # noq
         assert snr == pytest.approx(float(path.stem.split("_")[1].removesuffix("dB")), abs=0.1)
 
 
-def test_full_disk_names_the_users_folder_and_leaves_nothing(tree, tmp_path, capsys):  # noqa: F811
+@pytest.mark.parametrize("room", [0, 20_000])  # 文件头都写不下；声音写到一半
+def test_full_disk_names_the_users_folder_and_leaves_nothing(tree, tmp_path, capsys, room):  # noqa: F811
     resource = pytest.importorskip("resource")
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, old[1]))
     try:
         code = mix(tree, tmp_path / "深" / "一层" / "out")
     finally:

@@ -517,6 +517,19 @@ def test_search_summaries_show_no_latex(visit, site_url):
     page.locator("ul.search > li:first-child .section-hits a").first.wait_for()
     text = page.locator("ul.search").inner_text()
     assert "方框里的 σ 与" in text and "\\" not in text
+    odd = page.evaluate(
+        """async (names) => { const odd = [];
+             for (const name of names) {
+               const text = await (await fetch(`${name}.html`)).text(), pages = new DOMParser().parseFromString(text, "text/html");
+               for (const math of pages.querySelectorAll("article .math")) {
+                 const plain = plainMath(math.textContent);
+                 if (/[\\\\{}]|NaN|undefined/.test(plain)) odd.push(`${name}：${math.textContent} → ${plain}`);
+               }
+             }
+             return [odd, plainMath("\\\\(\\\\sigma(x)=\\\\tfrac12+\\\\tfrac{1}{2}\\\\tanh\\\\tfrac{x}{2}\\\\)")]; }""",
+        PAGES,
+    )
+    assert odd == [[], "σ(x)=1/2+1/2tanh x/2"], odd
     assert not problems, problems
 
 

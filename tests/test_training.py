@@ -149,8 +149,9 @@ def test_segments_of_files_that_cannot_seek(tmp_path, subtype, rate):
         segment = read_segment(path, frames, rate, start, length)
         assert np.abs(segment - whole[start : start + length]).max() < 2e-4
     path.write_bytes(path.read_bytes()[:-4000])
-    with pytest.raises(AudioError, match="短了"):
+    with pytest.raises(AudioError, match="短了") as caught:
         read_segment(path, frames, rate, 60000, 3200)
+    assert f"只有 {soundfile.info(path).frames} 个" in str(caught.value)
 
 
 def test_segment_past_the_end_is_padded_with_zeros(tmp_path):

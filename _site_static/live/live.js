@@ -174,7 +174,7 @@
   // ---- 页面 ----
 
   const STATES = {
-    idle: "按「开始」才从本站载入内核、模型与场景，两三兆字节；换 float32 时再取一次。",
+    idle: "按「开始」才从本站载入内核、模型与场景，三兆多字节，压缩传输的少些；换 float32 时再取一次。",
     loading: "正在载入内核与模型……",
     running: "正在播放。",
     paused: "停住了。",
@@ -357,7 +357,7 @@
         processorOptions: { module, model, int8: true, strength: this.strength(), seconds: SECONDS },
       });
       this.node = node;
-      node.onprocessorerror = () => this.fail(new Error("声音线程停了"));
+      node.onprocessorerror = () => node === this.node && this.fail(new Error("声音线程停了"));
       await new Promise((resolve, reject) => {
         node.port.onmessage = ({ data }) => {
           if (data.type === "ready") resolve((this.facts = data));
@@ -378,9 +378,10 @@
       this.starting = false;
       this.$("level").textContent = level === "wasm" ? "SIMD128" : "relaxed SIMD";
       this.$("record").disabled = false;
-      if (this.$("float32").checked) await this.chooseMath();
+      const trouble = this.$("float32").checked && (await this.chooseMath());
       if (turn !== this.turn) return;
       this.visibility();
+      if (trouble) this.$("status").textContent = trouble;
       this.paint();
     }
 
@@ -472,7 +473,7 @@
           if (!wanted()) return;
           this.$("int8").checked = true;
           this.$("status").textContent = error.message;
-          return;
+          return error.message;
         }
       }
       if (!wanted()) return;
@@ -610,7 +611,7 @@
 
   function loudest(buffer) {
     let peak = 0;
-    for (let c = 0; c < buffer.numberOfChannels; c++) for (const value of buffer.getChannelData(c)) peak = Math.max(peak, Math.abs(value));
+    for (let c = 0; c < buffer.numberOfChannels; c++) for (const value of buffer.getChannelData(c)) if (Math.abs(value) > peak) peak = Math.abs(value); // NaN 不算
     return peak;
   }
 

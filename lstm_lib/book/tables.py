@@ -14,7 +14,7 @@ from numbers import Integral
 _NUMERAL = re.compile(r"[+\-−±<>≤≥]?\s*[\d,]*\.?\d+([eE][+\-−]?\d+)?\s*(%|倍|×)?|[–—-]")
 # 文字里的负号：数前面的连字符，与负的零
 _MINUS, _MINUS_ZERO = (
-    re.compile(rf"(^|[\s/（(])-(?={digits})") for digits in (r"\d", r"0(?:\.0*)?(?![\d.])")
+    re.compile(rf"(^|[\s/（(])-(?={digits})") for digits in (r"\d", r"0(?:\.0*)?(?![\d.xe])")
 )
 _SHORT = 16  # 不超过这么宽（汉字算 2）的文字不断行
 _SHORT_CODE = 34

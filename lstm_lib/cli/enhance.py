@@ -203,7 +203,7 @@ def new_audio(path: Path, source):
     """打开与 ``source`` 同采样率、同声道数的输出文件；整个写完才以 ``path`` 的名字出现。"""
     import soundfile
 
-    from lstm_lib.enhance.audio import said, too_much
+    from lstm_lib.enhance.audio import SYSTEM_ERROR, said, too_much
 
     path = Path(os.path.realpath(path))  # 输出是符号链接时，新建的文件夹在它指向的那一边
     container, subtype = output_format(path, source)
@@ -223,6 +223,8 @@ def new_audio(path: Path, source):
                 c_path(temporary), "w", source.samplerate, source.channels, subtype=subtype, format=container
             )
         except soundfile.SoundFileError as error:
+            if getattr(error, "code", None) == SYSTEM_ERROR:  # wav 一打开就写文件头
+                raise UserError(f"{path} {DISK_FULL}") from error
             raise UserError(
                 f"{path.suffix} 格式存不下 {source.channels} 声道、{source.samplerate} Hz 的声音；"
                 f"请把输出改成 .wav。底层的说法：{said(error)}"

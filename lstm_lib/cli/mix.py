@@ -11,6 +11,7 @@ from lstm_lib.waves import SAMPLE_RATE
 
 # 写成 24 位：一格是 -138 dBFS，舍入的误差约 -149 dBFS；较轻的一路再低，信噪比就不是名字里写的了
 FAINTEST = -126  # dBFS，均方根
+LOUDEST = -20  # dBFS；要得再响，峰值也不许到顶，混好的多半会压到这里
 MIXING_BYTES = 24  # 混一段时每个样点约占的字节（实测）
 
 DESCRIPTION = """\
@@ -69,7 +70,7 @@ def run(args) -> int:
             raise UserError(f"{option} {' '.join(f'{v:g}' for v in values)}：不是合理的分贝数。")
     if args.level[0] > args.level[1]:
         raise UserError(f"--level {args.level[0]:g} {args.level[1]:g}：要先低后高。")
-    faintest = args.level[0] - max(abs(snr) for snr in args.snr)
+    faintest = min(args.level[0], LOUDEST) - max(abs(snr) for snr in args.snr)
     if faintest < FAINTEST:
         raise UserError(
             f"--level {args.level[0]:g} 与 --snr {max(args.snr, key=abs):g}：较轻的一路只有约 {faintest:g} dBFS，"

@@ -33,6 +33,7 @@ CONTAINERS = {".opus": "OGG", ".aif": "AIFF"}  # 别的扩展名就是格式的�
 OGG_RATE = 200_000  # 再高，libvorbis 不收，libsndfile 却不查，整个进程崩溃
 OGG_CHANNELS = 255  # 头里声道数只有一个字节；再多，同样崩溃
 RATES = (1000, 3_072_000)  # 低于前者放不下语音，重采样还会把它放大成千上万倍；后者是最快的录音机的几倍
+SYSTEM_ERROR = 2  # libsndfile 的 SF_ERR_SYSTEM：操作系统不让读写
 UNREAD = 1 << 14  # 读完之后剩这么多字节以内是标签与填充
 STDIN = Path("/dev/stdin")
 WAITING = 10  # 秒；管道的另一头这么久没有程序来写，就不等了
@@ -493,6 +494,8 @@ def write_audio(path, wave: np.ndarray, sample_rate: int = SAMPLE_RATE, subtype:
                 c_path(temporary), "w", int(sample_rate), channels, code, format=container
             )
         except soundfile.LibsndfileError as error:
+            if error.code == SYSTEM_ERROR:  # wav 一打开就写文件头
+                raise OSError(f"{path} {DISK_FULL}") from error
             raise AudioError(
                 f"写不成 {path}：采样率、声道数或编码这种格式放不下。底层的说法：{said(error)}"
             ) from error

@@ -4,7 +4,7 @@
 // [头]
 enum { AXES = 3, PER = 16, WIDTH = 2 * AXES }; /* 轴、每帧的样点、每帧的特征 */
 
-/* 0 没有对数，先垫一个下限；NaN 还是 NaN，不能变成好看的数（fmaxf 会） */
+/* 0 没有对数，先垫一个下限；标准差是 NaN 的照样传下去，fmaxf 会把它换成好看的下限 */
 static float log_of(float v) { return logf(v < 1e-6f ? 1e-6f : v); }
 
 /* 六个数：各轴的标准差（分母取 16，不取 15），各轴的峰值，都取自然对数。 */

@@ -268,6 +268,7 @@ typedef struct {
     int64_t left; /* 数据还剩多少字节；-1：读到头为止 */
     int known;    /* 文件头里的长度可信 */
     int longer;   /* 文件头里的长度说少了 */
+    int padded;   /* 数据是奇数长，后面补一个零 */
     int live;     /* 管道、麦克风：不知道何时完 */
     int begun;    /* 已经收到过声音 */
 } source;
@@ -339,24 +340,43 @@ static void read_fmt(source *in, const unsigned char *p, uint32_t size) {
 
 #define STREAMED 0x7fff0000u /* 从这里起，多半是回不了头的程序随便填的：sox 的还按块取整 */
 
-/* 声音之后接着的 8 个字节像不像一个块或标签；rest：从这里起还有多少字节，不知道就给最大的数 */
-static int is_chunk(const unsigned char *head, uint64_t rest) {
-    if (!memcmp(head, "TAG", 3) || !memcmp(head, "ID3", 3) || !memcmp(head, "APETAGEX", 8))
-        return 1;
-    for (int k = 0; k < 4; k++)
-        if (head[k] < 0x20 || head[k] > 0x7e) return 0;
-    return get32(head + 4) <= rest - 8;
+/* 看得见的字符，或换行 */
+static int is_seen(unsigned char c) { return (c >= 0x20 && c <= 0x7e) || c == '\r' || c == '\n'; }
+
+/* 声音之后接着的 8 个字节像不像一个块：名字是四个看得见的字符 */
+static int is_chunk(const unsigned char *head) {
+    return is_seen(head[0]) && is_seen(head[1]) && is_seen(head[2]) && is_seen(head[3]);
 }
 
-/* 从 place 起直到文件末尾（rest 字节）没有声音：到头了，是块或标签，或者不到 1 MB 全是补的零 */
+/* 一定是块或标签的，长度写错了、下载断了也认得出 */
+static int is_known(const unsigned char *head) {
+    static const char names[][5] = {"LIST", "INFO", "id3", "ID3",  "TAG",  "APET", "bext",
+                                    "iXML", "fact", "cue", "smpl", "JUNK", "PAD ", "_PMX"};
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++)
+        if (!memcmp(head, names[k], strlen(names[k]))) return 1;
+    return 0;
+}
+
+/* 从 place 起直到文件末尾（rest 字节）没有声音：到头了；是一个个块，正好到末尾；是标签、文字，或者全是补的零 */
 static int is_tail(FILE *file, long place, uint64_t rest) {
     unsigned char some[4096];
-    size_t got;
-    if (rest < 8) return 1;
-    if (fseek(file, place, SEEK_SET) || fread(some, 1, 8, file) < 8) return 1;
-    if (is_chunk(some, rest)) return 1;
-    if (rest > 1 << 20) return 0;
-    fseek(file, place, SEEK_SET);
+    size_t got, zeros = 0, text = 0;
+    if (rest < 8 || fseek(file, place, SEEK_SET)) return 1;
+    if ((got = fread(some, 1, 64, file)) < 8) return 1;
+    while (zeros < 3 && !some[zeros]) zeros++; /* 块的前面有人多补几个零 */
+    if (is_known(some) || is_known(some + zeros)) return 1;
+    while (text < got && is_seen(some[text])) text++;
+    if (text == got) return 1;
+    for (uint64_t at = 0; rest - at >= 8;) {
+        if (at > (uint64_t)(LONG_MAX - place) || fseek(file, place + (long)at, SEEK_SET) ||
+            fread(some, 1, 8, file) < 8 || !is_chunk(some))
+            break;
+        const uint64_t size = get32(some + 4);
+        at += 8 + size + (size & 1);
+        if (at >= rest) return at <= rest + 1;
+        if (rest - at < 8) return 1;
+    }
+    if (rest > 16 << 20 || fseek(file, place, SEEK_SET)) return 0;
     while ((got = fread(some, 1, sizeof some, file)))
         for (size_t k = 0; k < got; k++)
             if (some[k]) return 0;
@@ -364,15 +384,19 @@ static int is_tail(FILE *file, long place, uint64_t rest) {
 }
 
 /* 普通文件里的数据真有多少字节：头里说 size，其后却不是块，头就说少了。断电之前没有来得及改，或者超过 4 GB，
- * 32 位装不下，绕了回来。认不出到哪里为止的是 -1，读到头。 */
-static int64_t real_length(source *in, uint32_t size, uint64_t start) {
+ * 32 位装不下，绕了回来。RIFF 的长度正好到文件末尾的，收尾时改过，头是对的。认不出到哪里为止的是 -1，读到头。 */
+static int64_t real_length(source *in, uint32_t riff, uint32_t size, uint64_t start) {
     struct stat info;
     const long here = ftell(in->file);
     if (fstat(fileno(in->file), &info) || !S_ISREG(info.st_mode) || here < 0) return size;
     const uint64_t whole = (uint64_t)info.st_size;
-    int64_t found = start + size < whole ? -1 : (int64_t)size;
+    if (start + size >= whole || (uint64_t)riff + 8 == whole) return size;
+    int64_t found = -1;
     for (uint64_t turn = size; found < 0 && start + turn <= whole; turn += UINT64_C(1) << 32) {
-        if (turn >= (uint64_t)(LONG_MAX - here)) break;
+        if (turn >= (uint64_t)(LONG_MAX - here)) { /* long 是 32 位的，走不到那里，看不了 */
+            if (turn == size) found = size;
+            break;
+        }
         const uint64_t rest = whole - start - turn, odd = rest ? turn & 1 : 0; /* 有的不补到偶数 */
         const long end = here + (long)turn;
         if (is_tail(in->file, end + (long)odd, rest - odd) || (odd && is_tail(in->file, end, rest)))
@@ -384,15 +408,24 @@ static int64_t real_length(source *in, uint32_t size, uint64_t start) {
     return found;
 }
 
-/* 管道里数据完了之后，已经到了的还有声音：头里的长度说少了。没有到的不等。 */
+/* 管道里数据完了之后，紧接着又来的不是块：头里的长度说少了。不来的不等（Windows 的管道问不出来，不看）。 */
 static int more_sound(source *in) {
+#ifdef _WIN32
+    (void)in;
+    return 0;
+#else
     unsigned char head[8];
-#ifndef _WIN32
-    struct pollfd ready = {fileno(in->file), POLLIN, 0};
-    if (poll(&ready, 1, 0) <= 0 || !(ready.revents & POLLIN)) return 0;
+    int pad = in->padded;
+    for (size_t got = 0; got < sizeof head;) {
+        struct pollfd ready = {fileno(in->file), POLLIN, 0};
+        if (poll(&ready, 1, 50) <= 0 || !(ready.revents & POLLIN)) return 0;
+        if (read_bytes(in, head + got, 1) < 1) return 0;
+        const int skip = pad && !head[got]; /* 奇数长的数据后面补的零 */
+        pad = 0;
+        if (!skip) got++;
+    }
+    return !is_chunk(head) && !is_known(head) && get64(head);
 #endif
-    return read_bytes(in, head, sizeof head) == sizeof head && !is_chunk(head, UINT64_MAX) &&
-           get64(head);
 }
 
 /* 文件头里的长度是不是真的：边录边写的程序填 0、0x7ffff000、0x80000000、0xffffffff 之类，收尾时才改。 */
@@ -435,7 +468,8 @@ static void read_header(source *in) {
                 empty = 1;
                 continue;
             } else
-                in->left = in->live ? size : real_length(in, size, at), in->known = in->left >= 0;
+                in->left = in->live ? size : real_length(in, riff, size, at),
+                in->known = in->left >= 0, in->padded = size & 1;
             return;
         }
         const uint32_t kept = size < sizeof body ? size : sizeof body;

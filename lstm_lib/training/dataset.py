@@ -110,27 +110,28 @@ def read_segment(path, frames: int, rate: int, start: int, length: int) -> np.nd
     wanted = max(0, min(last * source_step, frames) - source_start)
     with open_audio(path) as file:
         try:
-            _skip(file, source_start)
+            skipped = _skip(file, source_start)
             samples = file.read(wanted, dtype="float32", always_2d=True)
         except SoundFileError as error:
             raise AudioError(f"{path} 读到一半出错，文件可能损坏。底层的说法：{said(error)}") from error
     if len(samples) < wanted:
         raise AudioError(
             f"{path} 比开始训练时短了（文件变了，或文件头说多了）：要读到第 {source_start + wanted} 个样点，"
-            f"只有 {source_start + len(samples)} 个。"
+            f"只有 {skipped + len(samples)} 个。"
         )
     wave = resample(check_samples(samples, path, source_start).mean(axis=1), rate)
     wave = wave[start - first * target_step :][:length]
     return np.pad(wave, (0, length - len(wave))).astype(np.float32, copy=False)
 
 
-def _skip(file, frames: int) -> None:
-    """略过开头的 ``frames`` 个样点；GSM、G.721 之类跳不得，从头解过去。"""
+def _skip(file, frames: int) -> int:
+    """略过开头的 ``frames`` 个样点，返回真略过了几个；GSM、G.721 之类跳不得，从头解过去。"""
     if file.seekable():
-        file.seek(frames)
-        return
-    while frames and (got := len(file.read(min(frames, BLOCK), dtype="float32"))):
-        frames -= got
+        return file.seek(frames)
+    left = frames
+    while left and (got := len(file.read(min(left, BLOCK), dtype="float32"))):
+        left -= got
+    return frames - left
 
 
 FIELDS = ("names", "ends", "frames", "rates", "groups", "cumulative")
