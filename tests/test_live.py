@@ -492,7 +492,7 @@ def settled(page):
     page.wait_for_timeout(2500)
     return page.evaluate(
         """() => { const page = document.querySelector(".lstm-live").lstmLive;
-             return { state: page.state, stream: !!page.stream, playing: page.players.map((p) => p.buffer.getChannelData(0)[2000]) }; }"""
+             return { stream: !!page.stream, playing: page.players.map((p) => p.buffer.getChannelData(0)[2000]) }; }"""
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lstm_lib.book.tables import aligned
+from lstm_lib.cli import UserError
 
 OK, WARN, FAIL = "正常", "提醒", "缺失"
 MINIMUM_PYTHON = (3, 11)
@@ -156,6 +157,13 @@ def physical_memory() -> float | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def need_memory(what: str, need: float, advice: str) -> None:
+    """``what`` 约要 ``need`` GB，这台机器明摆着放不下就拒绝，免得把机器拖进交换区；问不出有多少的不管。"""
+    have = physical_memory()
+    if have is not None and need > have:
+        raise UserError(f"{what}约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；{advice}")
 
 
 def check_memory() -> Finding:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lstm_lib.cli import UserError, check_writable
 from lstm_lib.cli._values import add_max_bad, natural, number, positive, positive_number
-from lstm_lib.cli.doctor import physical_memory
+from lstm_lib.cli.doctor import need_memory
 from lstm_lib.cli.evaluate import progress
 from lstm_lib.files import os_reason
 from lstm_lib.waves import SAMPLE_RATE
@@ -80,11 +80,8 @@ def run(args) -> int:
         raise UserError(
             f"--seconds {args.seconds:g}：太短，打不了分；至少 0.1 秒，STOI 要 0.4 秒以上的语音。"
         )
-    need, have = args.seconds * SAMPLE_RATE * MIXING_BYTES / 1e9, physical_memory()
-    if have is not None and need > have:
-        raise UserError(
-            f"--seconds {args.seconds:g}：混一段约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；请改小。"
-        )
+    need = args.seconds * SAMPLE_RATE * MIXING_BYTES / 1e9
+    need_memory(f"--seconds {args.seconds:g}：混一段", need, "请改小。")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError(f"--out {out} 已经有了，里面的东西不能盖掉；请换一个名字，或先移走它。")
     check_writable("--out", out)

@@ -15,7 +15,7 @@ from lstm_lib.cli._values import (
     process_count,
     share,
 )
-from lstm_lib.cli.doctor import physical_memory
+from lstm_lib.cli.doctor import need_memory
 from lstm_lib.files import os_reason
 from lstm_lib.threads import waiting
 
@@ -269,22 +269,12 @@ def check_memory(batch: int, length: int, config, on_cpu: bool = True) -> None:
 
     网络本身就放不下的也拒绝；在显卡上训练，网络先在内存里造出来。
     """
-    have = physical_memory()
-    if have is None:
-        return
+    sizes = f"--hidden {config.hidden_size}、--layers {config.num_layers}、--n-fft {config.n_fft}"
     weights = parameters(config) * (PARAMETER_BYTES if on_cpu else 4) / 1e9
-    if weights > have:
-        raise UserError(
-            f"--hidden {config.hidden_size}、--layers {config.num_layers}、--n-fft {config.n_fft}："
-            f"这样的网络训练起来约要 {weights:.1f} GB 内存，这台机器只有 {have:.1f} GB；请把它们改小。"
-        )
+    need_memory(f"{sizes}：这样的网络训练起来", weights, "请把它们改小。")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) / int(os.environ.get("WORLD_SIZE", "1"))
     need = batch * here * length * (CPU_BYTES if on_cpu else WAVE_BYTES) / 1e9
-    if need > have:
-        raise UserError(
-            f"--batch {batch}：一步约要 {need:.1f} GB 内存，这台机器只有 {have:.1f} GB；"
-            "请把 --batch 或 --seconds 改小。"
-        )
+    need_memory(f"--batch {batch}：一步", need, "请把 --batch 或 --seconds 改小。")
 
 
 def parameters(config) -> int:

@@ -441,7 +441,7 @@ static int honest_length(source *in, uint32_t riff, uint32_t size, uint64_t star
 static void read_header(source *in) {
     unsigned char chunk[8], body[40];
     const uint32_t riff = get32(in->ahead + 4);
-    const int long_file = !memcmp(in->ahead, "RF64", 4) || !memcmp(in->ahead, "BW64", 4);
+    const int long_file = memcmp(in->ahead, "RIFF", 4) != 0; /* RF64 与 BW64 */
     int empty = 0;
     uint64_t at = 12, length = 0;
     in->ahead_used = in->ahead_bytes;
